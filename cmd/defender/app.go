@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"appdefender/defender"
+	"appdefender/internal/early"
+	"appdefender/policy"
+	"appdefender/policy/file"
+)
+
+// exitUsage is the exit status of a wrong command line.
+const exitUsage = 2
+
+type app struct {
+	out, err io.Writer
+	exit     int
+}
+
+func newApp(out, err io.Writer) *app { return &app{out: out, err: err} }
+
+func (a *app) cli() *cli.App {
+	return &cli.App{
+		Name:            "defender",
+		Usage:           "supervise an application from inside its container",
+		UsageText:       "defender run [flags] -- CMD [ARG...]",
+		Version:         version,
+		HideVersion:     true,
+		HideHelpCommand: true,
+		Writer:          a.out,
+		ErrWriter:       a.err,
+		// Errors are printed once, by main.
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   usageError,
+		Commands:       []*cli.Command{a.run(), a.version()},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return fmt.Errorf("unknown command %q; try %q", c.Args().First(), "defender run -- "+strings.Join(c.Args().Slice(), " "))
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+}
+
+// usageError keeps the library from printing the whole help for a typo.
+func usageError(c *cli.Context, err error, _ bool) error {
+	return fmt.Errorf("%w; see %q", err, c.App.Name+" "+strings.TrimSpace(c.Command.Name+" --help"))
+}
+
+func (a *app) version() *cli.Command {
+	return &cli.Command{
+		Name:  "version",
+		Usage: "print the version",
+		Action: func(*cli.Context) error {
+			_, err := fmt.Fprintln(a.out, version)
+			return err
+		},
+	}
+}
+
+func (a *app) run() *cli.Command {
+	env := func(name string) []string { return []string{"DEFENDER_" + name} }
+	return &cli.Command{
+		Name:      "run",
+		Usage:     "start CMD and supervise it",
+		UsageText: "defender run [flags] -- CMD [ARG...]",
+		Description: "Everything after -- is the target's. Its exit status is returned; 125 means that\n" +
+			"the defender could not start it, 126 and 127 that CMD cannot be executed or found.",
+		OnUsageError: usageError,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "policy", EnvVars: env("POLICY"), Usage: "policy `FILE`, YAML or JSON; without one the shipped default, which refuses nothing"},
+			&cli.StringFlag{Name: "app-id", EnvVars: env("APP_ID"), Usage: "App ID that rules select by"},
+			&cli.StringFlag{Name: "container", EnvVars: env("CONTAINER"), Usage: "container name that rules select by"},
+			&cli.StringFlag{Name: "image", EnvVars: env("IMAGE"), Usage: "image name that rules select by"},
+			&cli.StringFlag{Name: "audit-log", EnvVars: env("AUDIT_LOG"), Usage: "`FILE` for audits, one JSON object a line; - is standard error, none is nowhere (default: -, or none in a dry run)"},
+			&cli.StringFlag{Name: "on-failure", EnvVars: env("ON_FAILURE"), Value: "closed", Usage: "if the defender cannot supervise or dies: `closed` ends the target, open lets it run"},
+			&cli.StringFlag{Name: "supervisor", EnvVars: env("SUPERVISOR"), Value: "auto", Usage: "`LEVEL` of supervision: auto for the best there is, notify for no less"},
+			&cli.BoolFlag{Name: "keep-ptrace", EnvVars: env("KEEP_PTRACE"), Usage: "leave the capability SYS_PTRACE to the target, which may then reach the defender as root"},
+			&cli.StringFlag{Name: "resolv-conf", EnvVars: env("RESOLV_CONF"), Value: "auto", Usage: "auto rewrites /etc/resolv.conf in a container; `rewrite` always, leave never"},
+			&cli.BoolFlag{Name: "dry-run", EnvVars: env("DRY_RUN"), Usage: "refuse nothing; tell what would be refused, and sum up at the end"},
+		},
+		Action: a.runTarget,
+	}
+}
+
+func (a *app) runTarget(c *cli.Context) error {
+	early.WipeEnvironment()
+	cfg, err := config(c)
+	if err != nil {
+		return err
+	}
+	if cfg.Policy, err = a.policy(c.String("policy"), cfg.FailOpen); err != nil {
+		a.exit = defender.ExitFailed
+		return err
+	}
+	d, err := defender.New(cfg)
+	if err != nil {
+		a.exit = defender.ExitFailed
+		return err
+	}
+	// The main goroutine has the first thread, and with it the children.
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		a.exit, err = d.Run(context.Background())
+		ended <- err
+	}()
+	go func() {
+		// Run may end before a target exists.
+		err := <-ended
+		early.Stage().Dismiss()
+		early.Probe().Dismiss()
+		ended <- err
+	}()
+	d.Target().Reap()
+	return <-ended
+}
+
+// config reads the flags of run.
+func config(c *cli.Context) (defender.Config, error) {
+	cfg := defender.Config{
+		Workload:   policy.Workload{Image: c.String("image"), Container: c.String("container"), AppID: c.String("app-id")},
+		Version:    version,
+		Argv:       c.Args().Slice(),
+		AuditLog:   c.String("audit-log"),
+		Supervisor: c.String("supervisor"),
+		KeepPtrace: c.Bool("keep-ptrace"),
+		ResolvConf: defender.ResolvConf(c.String("resolv-conf")),
+		DryRun:     c.Bool("dry-run"),
+	}
+	if cfg.AuditLog == "" && cfg.DryRun {
+		cfg.AuditLog = "none"
+	}
+	var errs []error
+	oneOf := func(flag string, words ...string) {
+		for _, w := range words {
+			if c.String(flag) == w {
+				return
+			}
+		}
+		errs = append(errs, fmt.Errorf("--%s: %q is not one of %s", flag, c.String(flag), strings.Join(words, ", ")))
+	}
+	oneOf("on-failure", "closed", "open")
+	oneOf("supervisor", "auto", "notify")
+	oneOf("resolv-conf", "auto", "rewrite", "leave")
+	cfg.FailOpen = c.String("on-failure") == "open"
+	if len(cfg.Argv) == 0 {
+		errs = append(errs, errors.New(`nothing to run: give a command after "--", as in "defender run -- nginx"`))
+	}
+	return cfg, errors.Join(errs...)
+}
+
+// policy loads the policy file. A file with a fault is no policy: the target
+// does not start, or with --on-failure open starts under the shipped default.
+func (a *app) policy(name string, failOpen bool) (*policy.Policy, error) {
+	if name == "" {
+		return file.Default(), nil
+	}
+	p, err := file.Load(name)
+	if err != nil {
+		if !failOpen {
+			return nil, fmt.Errorf("loading policy:\n%w", err)
+		}
+		fmt.Fprintf(os.Stderr, "defender: loading policy:\n%v\ndefender: the shipped default policy holds instead (--on-failure open)\n", err)
+		return file.Default(), nil
+	}
+	return p, nil
+}

@@ -1,0 +1,32 @@
+// Command defender is injected into a container as its entrypoint. It starts
+// the original command as its child and supervises it.
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"appdefender/internal/early"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// Children belong to the thread that forked them: that is the first one, and
+// it stays with the main goroutine.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	app := newApp(os.Stdout, os.Stderr)
+	exit := 0
+	if err := app.cli().Run(os.Args); err != nil {
+		fmt.Fprintf(os.Stderr, "defender: %v\n", err)
+		if app.exit == 0 {
+			app.exit = exitUsage
+		}
+	}
+	exit = app.exit
+	early.Finish()
+	os.Exit(exit)
+}

@@ -1,0 +1,247 @@
+// Package child carries the duties of a container's first process: it starts
+// the target, passes signals on, hands over the terminal, reaps orphans and
+// returns the exit status.
+//
+// Children belong to the thread that forked them, and orphans come to our
+// first thread. [Reap] therefore runs there and nowhere else, and waits for
+// that thread's children only: a wait in any other place would take the stops
+// of the threads that the supervisor traces.
+package child
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appdefender/internal/early"
+)
+
+// Exit statuses of a target that never ran, as shells and container runtimes
+// have them.
+const (
+	ExitNotExecutable = 126
+	ExitNotFound      = 127
+)
+
+// LookPath finds the program that a container runtime would start for name:
+// in PATH if it has no slash. The error comes with its exit status.
+func LookPath(name string) (path string, exit int, err error) {
+	path, err = exec.LookPath(name)
+	switch {
+	case err == nil, errors.Is(err, exec.ErrDot):
+		return path, 0, nil
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EISDIR):
+		return "", ExitNotExecutable, err
+	}
+	return "", ExitNotFound, err
+}
+
+// Status turns a wait status into an exit status: 0 to 255, or 128+n for a
+// death by signal n.
+func Status(ws unix.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+// Child is the target's first process.
+type Child struct {
+	pid  int
+	done chan struct{}
+	once sync.Once
+	ws   unix.WaitStatus
+	tty  int // whose foreground we had; -1 without
+}
+
+// New returns the child for the process pid, which need not run yet.
+func New(pid int) *Child {
+	c := &Child{pid: pid, done: make(chan struct{}), tty: -1}
+	for fd := range 3 {
+		if pgrp, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == nil && pgrp == unix.Getpgrp() {
+			c.tty = fd
+			break
+		}
+	}
+	return c
+}
+
+// PID returns the process id.
+func (c *Child) PID() int { return c.pid }
+
+// Done is closed when the child has ended.
+func (c *Child) Done() <-chan struct{} { return c.done }
+
+// WaitStatus returns how the child ended. Precondition: Done is closed.
+func (c *Child) WaitStatus() unix.WaitStatus { return c.ws }
+
+// Exited notes the end of a process; ends of others than the child are
+// orphans' and of no interest.
+func (c *Child) Exited(pid int, ws unix.WaitStatus) {
+	if pid == c.pid {
+		c.once.Do(func() { c.ws = ws; close(c.done) })
+	}
+}
+
+// Reap waits for children until there is none left. It must be called on the
+// process's first thread (main, with the thread locked in an init function).
+func (c *Child) Reap() {
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WUNTRACED|unix.WNOTHREAD, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return // ECHILD
+		case ws.Stopped():
+			c.stopped(pid)
+		default:
+			c.Exited(pid, ws)
+		}
+	}
+}
+
+// stopped passes a stop by job control on to the shell above us, through the
+// guardian. As process 1 there is no shell: nobody could continue the target,
+// and as process 1 itself it would not have stopped.
+func (c *Child) stopped(pid int) {
+	if pid != c.pid {
+		return
+	}
+	if _, ok := early.Guarded(); !ok {
+		_ = unix.Kill(-c.pid, unix.SIGCONT)
+		return
+	}
+	c.takeTerminal(unix.Getpgrp())
+	early.Stopped()
+}
+
+// takeTerminal makes group the foreground of our terminal.
+func (c *Child) takeTerminal(group int) {
+	if c.tty >= 0 {
+		_ = unix.IoctlSetPointerInt(c.tty, unix.TIOCSPGRP, group)
+	}
+}
+
+// Forward passes signals on to the child until stop is closed; extra names
+// signals that are ours. It returns once the signals are caught.
+func (c *Child) Forward(stop <-chan struct{}, extra ...syscall.Signal) {
+	// Ours, or the terminal's affair between it and the foreground group. An
+	// audit log whose reader went away must not end us either: SIGPIPE.
+	signal.Ignore(unix.SIGTTIN, unix.SIGTTOU, unix.SIGPIPE)
+	keep := append([]syscall.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE,
+		unix.SIGTTIN, unix.SIGTTOU, unix.SIGPROF, 32, 33, 34}, extra...) // 32 to 34 are the C library's
+	var catch []os.Signal
+	for n := syscall.Signal(1); n <= 64; n++ {
+		if !slices.Contains(keep, n) {
+			catch = append(catch, n)
+		}
+	}
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, catch...)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				signal.Stop(signals)
+				return
+			case s := <-signals:
+				c.pass(s.(syscall.Signal))
+			}
+		}
+	}()
+}
+
+func (c *Child) pass(s syscall.Signal) {
+	if s == unix.SIGCONT {
+		c.takeTerminal(c.pid)
+		_ = unix.Kill(-c.pid, s)
+		return
+	}
+	_ = unix.Kill(c.pid, s)
+}
+
+// EndRest ends what the target left behind: SIGTERM, and SIGKILL after grace.
+// It returns how many processes there were. A container ends with its first
+// process; elsewhere they would live on without supervision.
+func (c *Child) EndRest(grace time.Duration) int {
+	c.takeTerminal(unix.Getpgrp())
+	left := children()
+	for _, pid := range left {
+		_ = unix.Kill(pid, unix.SIGTERM)
+		_ = unix.Kill(pid, unix.SIGCONT)
+	}
+	deadline := time.Now().Add(grace)
+	for pause := time.Millisecond; len(children()) > 0; pause = min(2*pause, 50*time.Millisecond) {
+		time.Sleep(pause)
+		if time.Now().After(deadline) {
+			KillAll()
+			break
+		}
+	}
+	return len(left)
+}
+
+// KillAll sends SIGKILL to every child, and to what becomes one, until there
+// is none. Reap must be running.
+func KillAll() {
+	for {
+		list := children()
+		if len(list) == 0 {
+			return
+		}
+		for _, pid := range list {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// children returns the children of our first thread.
+func children() []int {
+	pid := os.Getpid()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return childrenByParent(pid)
+	}
+	var list []int
+	for _, f := range strings.Fields(string(data)) {
+		if n, err := strconv.Atoi(f); err == nil {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// childrenByParent is children on kernels without CONFIG_PROC_CHILDREN.
+func childrenByParent(parent int) []int {
+	dirs, _ := os.ReadDir("/proc")
+	var list []int
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		data, err := os.ReadFile("/proc/" + d.Name() + "/stat")
+		if err != nil {
+			continue
+		}
+		// pid (comm) state ppid: comm may hold anything but ends at the last ")".
+		_, rest, _ := strings.Cut(string(data[strings.LastIndexByte(string(data), ')'):]), " ")
+		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(parent) {
+			list = append(list, pid)
+		}
+	}
+	return list
+}

@@ -1,0 +1,38 @@
+package defender
+
+import (
+	"appdefender/policy"
+)
+
+// Config is what a Defender is told from outside. Its zero value protects with
+// a policy that refuses everything.
+type Config struct {
+	Policy   *policy.Policy // nil refuses everything
+	Workload policy.Workload
+	Version  string
+
+	// Argv is the target's command; its first element is looked up in PATH.
+	// It must be the end of os.Args.
+	Argv []string
+
+	// AuditLog is a file for records, one JSON object a line, "-" or "" for
+	// standard error, "none" for nothing.
+	AuditLog string
+
+	FailOpen   bool       // let the target run where it cannot be supervised
+	Supervisor string     // "auto" or "" for the best level, "notify" for no less
+	KeepPtrace bool       // leave CAP_SYS_PTRACE to the target
+	ResolvConf ResolvConf // what to do with /etc/resolv.conf
+	DryRun     bool       // refuse nothing, tell what would be refused
+}
+
+// ResolvConf says whether /etc/resolv.conf may be rewritten.
+type ResolvConf string
+
+const (
+	// ResolvAuto rewrites it in a container: where we are process 1, or the
+	// file is a mount of its own.
+	ResolvAuto    ResolvConf = "auto"
+	ResolvRewrite ResolvConf = "rewrite"
+	ResolvLeave   ResolvConf = "leave"
+)

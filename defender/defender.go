@@ -1,0 +1,360 @@
+// Package defender is the injected program: it puts the doors, the judge and
+// the diary together.
+//
+//	kernel stop ─► supervisor.Call ─► describe ─► policy.Event ─┐
+//	DNS query  ─► dnsproxy ───────────────────► policy.Event ─┴─► Engine.Decide ─► reply ─► audit.Record
+//
+// A call is decided and answered on the thread that received it. What is
+// shared between threads is the engine behind one atomic pointer, the queue of
+// records, and the proxy's memory of who asks.
+package defender
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appdefender/audit"
+	"appdefender/defender/child"
+	"appdefender/defender/supervisor"
+	"appdefender/dnsproxy"
+	"appdefender/internal/early"
+	"appdefender/policy"
+)
+
+// ExitFailed is the exit status when the Defender itself fails before the
+// target starts, as of container runtimes.
+const ExitFailed = 125
+
+// restGrace is what processes get to end that outlive the target's first one.
+const restGrace = 5 * time.Second
+
+// Defender protects one target.
+type Defender struct {
+	cfg    Config
+	engine atomic.Pointer[policy.Engine]
+	target *child.Child
+	levels supervisor.Levels
+	super  *supervisor.Supervisor
+
+	proxy  *dnsproxy.Proxy
+	askers dnsproxy.Askers
+
+	src    audit.Source
+	queue  *audit.Queue
+	dryRun *audit.DryRun // nil unless cfg.DryRun
+	ending atomic.Bool
+}
+
+// New returns a Defender for a target that the early processes will become.
+// Nothing runs yet. The policy must be free of faults.
+//
+// It makes the target's first process, so [Defender.Target].Reap must be
+// called on the first thread.
+func New(cfg Config) (*Defender, error) {
+	if !early.Available() {
+		return nil, errors.New(`there is no stage: "run" must be the program's first argument`)
+	}
+	if len(cfg.Argv) == 0 {
+		return nil, errors.New("there is no command to run")
+	}
+	d := &Defender{cfg: cfg, target: child.New(early.Stage().PID())}
+	if cfg.Policy != nil {
+		engine, err := policy.Compile(cfg.Policy, cfg.Workload)
+		if err != nil {
+			return nil, err
+		}
+		d.engine.Store(engine)
+	}
+	host, _ := os.Hostname()
+	d.src = audit.Source{
+		Instance: rand.Text()[:16], AppID: cfg.Workload.AppID, Container: cfg.Workload.Container,
+		Image: cfg.Workload.Image, Hostname: host, Version: cfg.Version, DryRun: cfg.DryRun,
+	}
+	d.queue = audit.NewQueue(audit.Config{Source: &d.src, Trouble: func(err error) {
+		fmt.Fprintf(os.Stderr, "defender: writing audits: %v\n", err)
+	}})
+	return d, nil
+}
+
+// Target returns the target's first process.
+func (d *Defender) Target() *child.Child { return d.target }
+
+// Run protects the target until it ends and returns its exit status. An error
+// means that the target did not run.
+func (d *Defender) Run(ctx context.Context) (exit int, err error) {
+	// A receiver must never queue for a processor behind other goroutines.
+	runtime.GOMAXPROCS(max(3, runtime.GOMAXPROCS(0)))
+	stopSignals := make(chan struct{})
+	defer close(stopSignals)
+	d.target.Forward(stopSignals, supervisor.InterruptSignal)
+
+	path, exit, err := child.LookPath(d.cfg.Argv[0])
+	if err != nil {
+		return exit, fmt.Errorf("starting the target: %w", err)
+	}
+	sinks, closeSinks, err := d.openSinks()
+	if err != nil {
+		return ExitFailed, err
+	}
+	defer closeSinks()
+	recording, stopRecording := context.WithCancel(context.Background())
+	recorded := make(chan struct{})
+	go func() { defer close(recorded); _ = d.queue.Run(recording, sinks...) }()
+	defer func() { stopRecording(); <-recorded; d.summarize() }()
+
+	if err := d.prepareFilter(); err != nil {
+		return ExitFailed, err
+	}
+	stopDNS, err := d.startDNS(ctx)
+	if err != nil {
+		return ExitFailed, err
+	}
+	defer stopDNS()
+	if err := d.startTarget(path); err != nil {
+		return ExitFailed, err
+	}
+	select {
+	case <-d.target.Done():
+	case <-d.guardianGone():
+		// Whoever killed the guardian may kill us next: act while we can.
+		d.notice("the guardian died; ending the target (--on-failure closed)")
+		child.KillAll()
+		<-d.target.Done()
+	}
+	d.finish()
+	return child.Status(d.target.WaitStatus()), nil
+}
+
+func (d *Defender) notice(format string, args ...any) {
+	d.queue.Notice(fmt.Sprintf(format, args...))
+}
+
+// openSinks opens the audit log. One that cannot be written ends the start,
+// or with --on-failure open becomes standard error.
+func (d *Defender) openSinks() ([]audit.Sink, func(), error) {
+	name := d.cfg.AuditLog
+	if name == "" {
+		name = "-"
+	}
+	log, err := audit.OpenFile(name)
+	if err != nil {
+		err = fmt.Errorf("opening the audit log: %w (give --audit-log a writable place, - or none)", err)
+		if !d.cfg.FailOpen {
+			return nil, nil, err
+		}
+		fmt.Fprintf(os.Stderr, "defender: %v; audits go to standard error\n", err)
+		if log, err = audit.OpenFile("-"); err != nil {
+			return nil, nil, err
+		}
+	}
+	sinks := []audit.Sink{log}
+	if d.cfg.DryRun {
+		d.dryRun = audit.NewDryRun(os.Stderr)
+		sinks = append(sinks, d.dryRun)
+	}
+	return sinks, func() {
+		for _, s := range sinks {
+			if c, ok := s.(io.Closer); ok {
+				_ = c.Close()
+			}
+		}
+	}, nil
+}
+
+func (d *Defender) summarize() {
+	if d.dryRun != nil {
+		_ = d.dryRun.Summary(os.Stderr)
+	}
+}
+
+// prepareFilter builds the filter and finds out what supervision can do here.
+func (d *Defender) prepareFilter() error {
+	guardian, _ := early.Guarded()
+	prog, err := supervisor.BuildFilter(supervisor.Self{
+		Supervisor: os.Getpid(), Guardian: guardian, Group: unix.Getpgrp(),
+	})
+	if err == nil {
+		err = early.SetFilter(prog)
+	}
+	if err != nil {
+		return err
+	}
+	d.levels, err = supervisor.SelfTest(early.Probe())
+	if err != nil {
+		if d.cfg.Supervisor == "notify" || !d.cfg.FailOpen && d.refuses() {
+			return fmt.Errorf("%w; the policy refuses things, and --on-failure is closed", err)
+		}
+		d.notice("%v: the target runs unsupervised, only its lookups are seen", err)
+		early.ClearFilter()
+		return nil
+	}
+	for _, lost := range d.levels.Lost {
+		d.notice("%s", lost)
+	}
+	return nil
+}
+
+func (d *Defender) refuses() bool {
+	if d.cfg.DryRun {
+		return false
+	}
+	e := d.engine.Load()
+	return e == nil || e.Refuses(policy.Processes) || e.Refuses(policy.DNS) || e.Refuses(policy.Network)
+}
+
+// startTarget turns the stage into the target, supervised.
+func (d *Defender) startTarget(path string) error {
+	_, guarded := early.Guarded()
+	err := early.Give(early.Orders{
+		Path: path, ArgvIndex: len(os.Args) - len(d.cfg.Argv), KeepPtrace: d.cfg.KeepPtrace,
+		DieWithSupervisor: guarded && !d.cfg.FailOpen, FailOpen: d.cfg.FailOpen,
+	})
+	if err != nil {
+		return fmt.Errorf("starting the target: %w", err)
+	}
+	stage := early.Stage()
+	stage.Go()
+	listener, err := stage.Listener()
+	if err != nil {
+		return fmt.Errorf("starting the target: %w", err)
+	}
+	if listener >= 0 {
+		d.super = supervisor.New(listener, supervisor.Config{
+			Handler: d.handle, Levels: d.levels, Exited: d.target.Exited,
+		})
+		d.super.Start()
+		if err := early.ShareListener(listener); err != nil {
+			d.notice("the guardian has no listener: %v", err)
+		}
+	}
+	if err := stage.Alone(); err != nil {
+		return fmt.Errorf("starting the target: %w", err)
+	}
+	if stage.LostSetUID() {
+		d.notice("set-uid programs gain no privileges in this target: without CAP_SYS_ADMIN a filter needs no_new_privs")
+	}
+	if stage.KeptPtrace() && !d.cfg.KeepPtrace {
+		d.notice("the target keeps CAP_SYS_PTRACE and may reach the defender: dropping it needs CAP_SETPCAP")
+	}
+	return releaseDescriptors()
+}
+
+// releaseDescriptors closes what belongs to the target, so that its readers
+// see the end of file when the target closes it.
+func releaseDescriptors() error {
+	for _, fd := range early.Inherited() {
+		unix.Close(fd)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		unix.Close(0)
+		unix.Close(1)
+		return nil // an image without /dev: nothing of ours reads or writes them
+	}
+	defer null.Close()
+	for fd := range 2 {
+		if err := unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC); err != nil {
+			return fmt.Errorf("replacing descriptor %d: %w", fd, err)
+		}
+	}
+	return nil
+}
+
+// guardianGone is closed when the guardian dies and the target must then end.
+func (d *Defender) guardianGone() <-chan struct{} {
+	gone := make(chan struct{})
+	guardian, ok := early.Guarded()
+	if !ok || d.cfg.FailOpen {
+		return gone
+	}
+	fd, err := unix.PidfdOpen(guardian, 0)
+	if err != nil {
+		return gone
+	}
+	go func() {
+		defer unix.Close(fd)
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for {
+			if n, err := unix.Poll(p, -1); n == 1 || err != nil && !errors.Is(err, unix.EINTR) {
+				close(gone)
+				return
+			}
+		}
+	}()
+	return gone
+}
+
+// finish ends what the target left behind.
+func (d *Defender) finish() {
+	if n := d.target.EndRest(restGrace); n > 0 {
+		d.notice("%d processes outlived the target's first one and were ended", n)
+	}
+	if d.super != nil {
+		d.super.Close()
+	}
+	if err := early.Stage().Failure(); err != nil {
+		fmt.Fprintf(os.Stderr, "defender: starting %s: %v\n", d.cfg.Argv[0], err)
+	}
+}
+
+// end ends the target as the effect "block" asks.
+func (d *Defender) end() {
+	if d.ending.Swap(true) {
+		return
+	}
+	go func() {
+		_ = unix.Kill(d.target.PID(), unix.SIGTERM)
+		select {
+		case <-d.target.Done():
+		case <-time.After(restGrace):
+			child.KillAll()
+		}
+	}()
+}
+
+// startDNS starts the proxy and returns how to stop it.
+func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
+	const conf = "/etc/resolv.conf"
+	addr, takeOver := d.proxyAddr(conf)
+	upstreams, err := dnsproxy.Upstreams(conf, addr.Addr())
+	if err != nil {
+		d.notice("reading %s: %v", conf, err)
+	}
+	d.proxy, err = dnsproxy.New(dnsproxy.Config{
+		Upstreams: upstreams, Decide: d.decide, Record: d.recordLookup, Asker: d.asker,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting the DNS proxy: %w", err)
+	}
+	if err := d.listenDNS(addr, &takeOver); err != nil {
+		return nil, fmt.Errorf("starting the DNS proxy: %w", err)
+	}
+	restore := func() error { return nil }
+	if takeOver {
+		if restore, _, err = dnsproxy.Takeover(conf, d.proxy.Addr().Addr()); err != nil {
+			d.notice("%s stays as it is, name servers are redirected call by call: %v", conf, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	served := make(chan struct{})
+	go func() { defer close(served); _ = d.proxy.Serve(ctx) }()
+	return func() {
+		if err := restore(); err != nil {
+			fmt.Fprintf(os.Stderr, "defender: restoring %s: %v\n", conf, err)
+		}
+		cancel()
+		<-served
+	}, nil
+}
+
+// dnsPort is where resolvers ask.
+const dnsPort = 53

@@ -1,0 +1,124 @@
+package defender
+
+import (
+	"context"
+	"hash/fnv"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"appdefender/defender/proc"
+	"appdefender/defender/supervisor"
+	"appdefender/policy"
+)
+
+// proxyAddr says where the proxy should listen, and whether resolv.conf may
+// name it.
+//
+// Containers of one task share the loopback device, so each Defender has an
+// address of its own there: resolv.conf can name any address, but only port 53.
+func (d *Defender) proxyAddr(conf string) (netip.AddrPort, bool) {
+	may := d.cfg.ResolvConf == ResolvRewrite
+	if d.cfg.ResolvConf == ResolvAuto || d.cfg.ResolvConf == "" {
+		may = os.Getpid() == 1 || isMount(conf)
+	}
+	if !may {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0), false
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(d.src.Instance))
+	n := h.Sum32()
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 53, byte(n >> 8), byte(n)&0xfe | 1}), dnsPort), true
+}
+
+// listenDNS binds the proxy. Where port 53 is not ours to bind, any port will
+// do: lookups are then redirected call by call.
+func (d *Defender) listenDNS(addr netip.AddrPort, takeOver *bool) error {
+	err := d.proxy.Listen(addr)
+	if err == nil || addr.Port() == 0 {
+		return err
+	}
+	if *takeOver {
+		*takeOver = false
+		d.notice("/etc/resolv.conf stays as it is, name servers are redirected call by call: %v", err)
+	}
+	return d.proxy.Listen(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0))
+}
+
+// isMount reports whether something is mounted on path itself.
+func isMount(path string) bool {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 4 && f[4] == path {
+			return true
+		}
+	}
+	return false
+}
+
+// asker says who sent a query from a client's address.
+func (d *Defender) asker(network string, client netip.AddrPort) policy.Process {
+	if who, ok := d.askers.Get(network, client); ok {
+		return who
+	}
+	if pid, ok := proc.SocketOwner(network, client); ok {
+		return proc.Describe(pid)
+	}
+	return policy.Process{}
+}
+
+// isLookup reports whether a call speaks to a name server.
+func isLookup(c *supervisor.Call) bool {
+	return c.Unknown == nil && (c.Op == supervisor.Connect || c.Op == supervisor.Send) && c.Addr.Port() == dnsPort
+}
+
+// lookup answers a call to port 53: every name server is the proxy.
+func (d *Defender) lookup(c *supervisor.Call) {
+	who := proc.Describe(c.PID)
+	ours := c.Addr == d.proxy.Addr()
+	remember := func(network string, local netip.AddrPort) { d.askers.Add(network, local, who) }
+	switch {
+	case c.CanPerform() && (c.Op == supervisor.Connect || c.Network == "tcp" || ours):
+		r := supervisor.Reply{Proceed: true, Connected: remember}
+		if !ours {
+			r.Redirect = d.proxy.Addr()
+		}
+		c.Reply(r)
+	case c.CanTake():
+		// An answer from the proxy's own address would be dropped by a
+		// resolver that never connects its socket.
+		c.Reply(supervisor.Reply{Proceed: true, Take: func(query []byte, answer func([]byte) error) {
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			defer cancel()
+			if a := d.proxy.Exchange(ctx, query, who, true); a != nil {
+				_ = answer(a)
+			}
+		}})
+	case ours:
+		c.Reply(supervisor.Reply{Proceed: true})
+	case c.Op == supervisor.Send:
+		// The query itself is in our hands: judge it, and let it go where it
+		// was meant to or refuse it.
+		ev, v, _ := d.proxy.Judge(c.Payload, who)
+		d.settle(c, &ev, v, supervisor.Reply{Proceed: v.Allow})
+	default:
+		// Queries on this socket would pass unseen.
+		ev := policy.Event{Kind: policy.Unknown, Section: policy.DNS, Subject: who, Call: c.Name,
+			Why: "the name server " + c.Addr.String() + " cannot be redirected here"}
+		v := d.decide(&ev)
+		d.settle(c, &ev, v, supervisor.Reply{Proceed: v.Allow})
+	}
+}
+
+// recordLookup records what the proxy decided.
+func (d *Defender) recordLookup(ev *policy.Event, v policy.Verdict, err error) {
+	level := supervisor.Performed
+	if !v.Allow {
+		level = supervisor.Refused
+	}
+	d.record(ev, v, supervisor.Outcome{Level: level, Err: err})
+}

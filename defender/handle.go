@@ -1,0 +1,111 @@
+package defender
+
+import (
+	"time"
+
+	"appdefender/audit"
+	"appdefender/defender/proc"
+	"appdefender/defender/supervisor"
+	"appdefender/policy"
+)
+
+// handle decides, replies and records.
+func (d *Defender) handle(c *supervisor.Call) {
+	if isLookup(c) {
+		d.lookup(c)
+		return
+	}
+	ev := describe(c)
+	v := d.decide(&ev)
+	if v.Tell() {
+		d.complete(&ev, c)
+	}
+	d.settle(c, &ev, v, supervisor.Reply{Proceed: v.Allow, Recheck: d.recheck(&ev)})
+}
+
+// settle replies, and records what happened.
+func (d *Defender) settle(c *supervisor.Call, ev *policy.Event, v policy.Verdict, r supervisor.Reply) {
+	out := c.Reply(r)
+	if v.Tell() && (!v.Allow || !out.Failed) {
+		d.record(ev, v, out)
+	}
+	if s := out.Swapped; s != nil {
+		d.recordSwap(ev, v, s, out)
+	}
+}
+
+// describe turns a call into an event, with what the judge needs and no more:
+// the rest is read for records only.
+func describe(c *supervisor.Call) policy.Event {
+	ev := policy.Event{Subject: policy.Process{PID: c.PID}}
+	section := policy.Network
+	if c.Op == supervisor.Exec {
+		section = policy.Processes
+	}
+	switch {
+	case c.Unknown != nil:
+		ev.Kind, ev.Section, ev.Call, ev.Why = policy.Unknown, section, c.Name, c.Unknown.Error()
+	case c.Op == supervisor.Exec:
+		ev.Kind, ev.Program = policy.Launch, program(c.Program)
+	default:
+		ev.Kind, ev.Addr, ev.Proto = policy.Outbound, c.Addr, c.Network
+	}
+	return ev
+}
+
+func program(p *supervisor.Program) policy.Program {
+	return policy.Program{
+		Typed: p.Typed, Path: p.Path, Interpreters: p.Interpreters,
+		Loaded: p.Loaded, Applet: p.Applet, Dev: p.Dev, Ino: p.Ino,
+	}
+}
+
+// complete reads what a record tells beyond the verdict's needs, while the
+// target still stands in the call.
+func (d *Defender) complete(ev *policy.Event, c *supervisor.Call) {
+	ev.Subject = proc.Describe(c.PID)
+	if ev.Kind == policy.Launch {
+		ev.Program.Command, _ = c.Argv()
+	}
+}
+
+// decide asks the judge. In a dry run nothing is refused; the verdict still
+// says what would have been.
+func (d *Defender) decide(ev *policy.Event) policy.Verdict {
+	v := d.engine.Load().Decide(ev)
+	if d.cfg.DryRun {
+		v.Allow = true
+	}
+	return v
+}
+
+// recheck judges the file that was loaded in place of one that is no program
+// by itself.
+func (d *Defender) recheck(ev *policy.Event) func(*supervisor.Program) bool {
+	if ev.Kind != policy.Launch {
+		return nil
+	}
+	return func(p *supervisor.Program) bool {
+		loaded := policy.Event{Kind: policy.Launch, Subject: ev.Subject, Program: program(p)}
+		return d.decide(&loaded).Allow
+	}
+}
+
+func (d *Defender) record(ev *policy.Event, v policy.Verdict, out supervisor.Outcome) {
+	d.queue.Add(audit.New(&d.src, ev, v, audit.Outcome{
+		Level: string(out.Level), Refused: !v.Allow, Err: out.Err, Time: time.Now(),
+	}))
+	if v.Effect == policy.Block && !v.Allow {
+		d.end()
+	}
+}
+
+// recordSwap tells of an exec that loaded another file than the judged one.
+func (d *Defender) recordSwap(ev *policy.Event, v policy.Verdict, s *supervisor.Program, out supervisor.Outcome) {
+	swap := *ev
+	swap.Program = program(s)
+	d.queue.Add(audit.New(&d.src, &swap, policy.Verdict{
+		Effect: policy.Prevent, Detection: policy.Swapped, Rule: v.Rule,
+		Reason: "it was not the program that was judged: " + ev.Program.Path,
+	}, audit.Outcome{Level: string(out.Level), Refused: true, Time: time.Now()}))
+}

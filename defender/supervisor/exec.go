@@ -1,0 +1,201 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"appdefender/internal/sys"
+)
+
+// atExecveCheck is AT_EXECVE_CHECK (Linux 6.14): only asks whether the file
+// could be executed. Older kernels refuse the flag.
+const atExecveCheck = 0x10000
+
+// exec describes an execve or execveat and hands it to the handler.
+//
+// What cannot be found is answered at once with the kernel's own errno and is
+// no event: a shell walking PATH tries a dozen files that do not exist. It
+// must be answered, not continued: another thread could have changed the path
+// to one that does.
+func (s *Supervisor) exec(c *Call) {
+	c.Op, c.Name = Exec, "execve"
+	pathAt, dirfd, flags := c.arg(0), unix.AT_FDCWD, 0
+	c.argvAt = c.arg(1)
+	if c.n.Data.NR == unix.SYS_EXECVEAT {
+		c.Name = "execveat"
+		pathAt, dirfd, flags = c.arg(1), c.argInt(0), c.argInt(4)
+		c.argvAt = c.arg(2)
+	}
+	if flags&atExecveCheck != 0 {
+		c.Op = 0
+		_ = c.proceed()
+		return
+	}
+	if c.Unknown != nil {
+		c.unknown(c.Unknown)
+		return
+	}
+	err := c.describeExec(pathAt, dirfd, flags)
+	var errno syscall.Errno
+	var ours unreadable
+	switch {
+	case err == nil:
+		s.cfg.Handler(c)
+	case errors.Is(err, sys.ErrGone):
+		c.replied = true
+	case !errors.As(err, &ours) && errors.As(err, &errno) && sameRights(c.TID):
+		_ = c.refuse(errno)
+	default:
+		c.unknown(err)
+	}
+}
+
+// describeExec reads the path and resolves it. The file is not kept open: the
+// exec stop compares device and inode, and the inode cannot be reused while
+// the target executes it.
+func (c *Call) describeExec(pathAt uint64, dirfd, flags int) error {
+	name, err := readString(c.TID, pathAt, unix.PathMax)
+	if err != nil && !errors.Is(err, unix.ENAMETOOLONG) {
+		if errors.Is(err, unix.EFAULT) {
+			return unix.EFAULT // the kernel could not read it either
+		}
+		return errUnreadable(err)
+	}
+	if perr := c.pending(); perr != nil {
+		return perr
+	}
+	if err != nil {
+		return unix.ENAMETOOLONG
+	}
+	var f *file
+	c.typed = name
+	switch {
+	case name == "" && flags&unix.AT_EMPTY_PATH != 0:
+		if dirfd == unix.AT_FDCWD {
+			return unix.EACCES // the working directory
+		}
+		c.typed = fmt.Sprintf("/dev/fd/%d", dirfd)
+		f, err = lookupFD(c.TID, dirfd)
+	default:
+		if dirfd != unix.AT_FDCWD && !strings.HasPrefix(name, "/") {
+			c.typed = fmt.Sprintf("/dev/fd/%d/%s", dirfd, name)
+		}
+		f, err = lookup(c.TID, c.PID, dirfd, name)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	if flags&unix.AT_SYMLINK_NOFOLLOW != 0 && name != "" {
+		// execveat(2): ELOOP if the last component is a link. The kernel will
+		// say so by itself; the resolved file is judged all the same.
+		c.typed = name
+	}
+	typed := f.path
+	if name != "" {
+		typed = absolute(c.TID, dirfd, name)
+	}
+	c.Program, err = c.program(f, typed)
+	return err
+}
+
+// proceedExec lets an exec run and looks at what it loaded.
+//
+// One stop a call: seize the thread with TRACEEXEC, let the call run, and
+// interrupt at once. The thread then stops exactly once: in the exec event if
+// a program was loaded, in the interrupt's stop if the call failed. Waiting
+// for the exec event alone would hang on a failed call, and interrupting
+// before the answer would abort it on kernels without killable waits.
+//
+// Precondition: the OS thread is locked and stays the tracer.
+func (c *Call) proceedExec(r Reply) Outcome {
+	if !c.s.cfg.Levels.Trace {
+		return Outcome{Level: Checked, Err: c.proceed()}
+	}
+	err := asTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
+	if err != nil {
+		// A tracer is there already: a debugger, or an attacker who wants us
+		// kept out.
+		if gone := c.pending(); gone != nil {
+			c.replied = true
+			return Outcome{Level: Checked, Err: gone}
+		}
+		return Outcome{Level: Checked, Err: errors.Join(fmt.Errorf("seizing %d: %w", c.TID, err), c.proceed())}
+	}
+	sent := c.proceed()
+	_ = sys.Interrupt(c.TID)
+	pid, status, err := sys.WaitTracee()
+	switch {
+	case err != nil:
+		return Outcome{Level: Checked, Err: fmt.Errorf("waiting for %d: %w", c.TID, err)}
+	case status.Exited() || status.Signaled():
+		if c.s.cfg.Exited != nil {
+			c.s.cfg.Exited(pid, status)
+		}
+		return Outcome{Level: Verified, Failed: true, Err: sent}
+	case int(status)>>16 == sys.EventExec:
+		swapped := c.verify(pid, r)
+		if swapped != nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		_ = sys.Detach(pid, 0)
+		return Outcome{Level: Verified, Err: sent, Swapped: swapped}
+	case int(status)>>16 == sys.EventStop:
+		_ = sys.Detach(pid, 0)
+	default:
+		_ = sys.Detach(pid, status.StopSignal()) // a signal on its way: deliver it
+	}
+	return Outcome{Level: Verified, Failed: true, Err: sent}
+}
+
+// verify compares what process pid has loaded with what was judged and
+// returns the difference. The process stands before its first instruction.
+//
+// Where a name hangs on argv (scripts, loaders, multi-call binaries), argv is
+// compared too: the new process has its own copy, out of reach of the threads
+// that could change the old one.
+func (c *Call) verify(pid int, r Reply) *Program {
+	st, err := statProc(pid, "exe")
+	if err != nil {
+		return &Program{Path: "unreadable"}
+	}
+	loaded := id{st.Dev, st.Ino}
+	found := &Program{Dev: st.Dev, Ino: st.Ino}
+	if name, err := readlinkProc(pid, "exe"); err == nil {
+		found.Path, found.Typed = name, name
+	}
+	if loaded != c.Program.loads {
+		if !c.Program.elf && r.Recheck != nil && r.Recheck(found) {
+			return nil
+		}
+		return found
+	}
+	if c.Program.command == nil {
+		return nil
+	}
+	argv, err := commandLine(pid)
+	if err != nil || !sameCommand(argv, c.Program.command) {
+		return found
+	}
+	return nil
+}
+
+// sameCommand compares argv with what was judged, which may be cut.
+func sameCommand(argv, judged []string) bool {
+	if len(judged) < maxArgs && len(argv) != len(judged) {
+		size := 0
+		for _, a := range judged {
+			size += len(a) + 1
+		}
+		if size < maxArgSize {
+			return false
+		}
+	}
+	n := min(len(argv), len(judged))
+	return slices.Equal(argv[:n], judged[:n])
+}

@@ -1,0 +1,122 @@
+package supervisor
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	seccomp "github.com/seccomp/libseccomp-golang"
+	"golang.org/x/sys/unix"
+)
+
+// Self is what the filter must keep the target from touching.
+type Self struct {
+	Supervisor, Guardian int // process ids; Guardian is 0 if there is none
+	Group                int // our process group
+}
+
+// low is the part of a register that the kernel takes for an int: comparing
+// all 64 bits would let 1<<32|pid through.
+const low = 0xffffffff
+
+// BuildFilter returns the seccomp program for a target, an array of
+// struct sock_filter.
+//
+// It asks about programs that start and addresses that are reached, and about
+// nothing else: a call that is not named here costs a lookup in the kernel's
+// bitmap. A second ABI of the processor (i386, x32) does not exist for the
+// target: its calls would pass unseen. io_uring does not exist either: it
+// connects and sends without a call.
+func BuildFilter(self Self) ([]byte, error) {
+	f, err := seccomp.NewFilter(seccomp.ActAllow)
+	if err != nil {
+		return nil, fmt.Errorf("building filter: %w", err)
+	}
+	defer f.Release()
+	enosys := seccomp.ActErrno.SetReturnCode(int16(unix.ENOSYS))
+	eperm := seccomp.ActErrno.SetReturnCode(int16(unix.EPERM))
+	if err := f.SetBadArchAction(enosys); err != nil {
+		return nil, fmt.Errorf("building filter: %w", err)
+	}
+	b := builder{f: f}
+	for _, name := range []string{"execve", "execveat", "connect", "sendmsg", "sendmmsg"} {
+		b.add(seccomp.ActNotify, name)
+	}
+	b.add(seccomp.ActNotify, "sendto", arg(4, seccomp.CompareNotEqual, 0))
+	b.add(enosys, "io_uring_setup")
+	b.protect(self, eperm)
+	if b.err != nil {
+		return nil, fmt.Errorf("building filter: %w", b.err)
+	}
+	return export(f)
+}
+
+// protect keeps signals and limits of the target off our own processes.
+// Memory, descriptors and environment need no rule: we are not dumpable.
+//
+// As process 1 we need none either: the kernel drops what would end us, and
+// what it lets through ("kill -HUP 1") is for the target and passed on.
+func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
+	if self.Supervisor == 1 {
+		return
+	}
+	for _, pid := range []int{self.Supervisor, self.Guardian} {
+		if pid == 0 {
+			continue
+		}
+		for _, name := range []string{"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill",
+			"pidfd_open", "prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} {
+			b.add(eperm, name, isInt(0, pid))
+		}
+		b.add(eperm, "setpriority", isInt(1, pid))
+		b.add(eperm, "ioprio_set", isInt(1, pid))
+	}
+	b.add(eperm, "kill", isInt(0, -1))
+	b.add(eperm, "kill", isInt(0, -self.Group))
+}
+
+type builder struct {
+	f   *seccomp.ScmpFilter
+	err error
+}
+
+func (b *builder) add(action seccomp.ScmpAction, name string, when ...seccomp.ScmpCondition) {
+	if b.err != nil {
+		return
+	}
+	nr, err := seccomp.GetSyscallFromName(name)
+	if err == nil {
+		if len(when) == 0 {
+			err = b.f.AddRuleExact(nr, action)
+		} else {
+			err = b.f.AddRuleConditionalExact(nr, action, when)
+		}
+	}
+	if err != nil {
+		b.err = fmt.Errorf("%s: %w", name, err)
+	}
+}
+
+func arg(n uint, op seccomp.ScmpCompareOp, v uint64) seccomp.ScmpCondition {
+	return seccomp.ScmpCondition{Argument: n, Op: op, Operand1: v}
+}
+
+func isInt(n uint, v int) seccomp.ScmpCondition {
+	return seccomp.ScmpCondition{Argument: n, Op: seccomp.CompareMaskedEqual, Operand1: low, Operand2: uint64(uint32(int32(v)))}
+}
+
+func export(f *seccomp.ScmpFilter) ([]byte, error) {
+	fd, err := unix.MemfdCreate("filter", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("exporting filter: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "filter")
+	defer file.Close()
+	if err := f.ExportBPF(file); err != nil {
+		return nil, fmt.Errorf("exporting filter: %w", err)
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("exporting filter: %w", err)
+	}
+	return io.ReadAll(file)
+}

@@ -1,0 +1,124 @@
+package supervisor
+
+/*
+#define _GNU_SOURCE
+#include <signal.h>
+#include <string.h>
+
+static void nothing(int sig) { (void)sig; }
+
+// Without SA_RESTART a system call that the signal meets returns EINTR; Go's
+// own handlers always restart. SA_ONSTACK: goroutine stacks are small.
+static int catch_interrupt(int sig)
+{
+	struct sigaction sa;
+
+	memset(&sa, 0, sizeof sa);
+	sa.sa_handler = nothing;
+	sa.sa_flags = SA_ONSTACK;
+	return sigaction(sig, &sa, NULL);
+}
+*/
+import "C"
+
+import (
+	"sync"
+	"syscall"
+	"time"
+
+	"appdefender/internal/sys"
+)
+
+// InterruptSignal ends a blocking call of a receiver. It is ours alone: it is
+// not passed on to the target.
+const InterruptSignal = syscall.Signal(63)
+
+var catchOnce = sync.OnceFunc(func() { C.catch_interrupt(C.int(InterruptSignal)) })
+
+// threads are the receivers' OS threads.
+type threads struct {
+	mu  sync.Mutex
+	ids map[int]struct{}
+}
+
+func (t *threads) add() int {
+	catchOnce()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ids == nil {
+		t.ids = make(map[int]struct{})
+	}
+	tid := sys.Gettid()
+	t.ids[tid] = struct{}{}
+	return tid
+}
+
+func (t *threads) remove(tid int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.ids, tid)
+}
+
+// interruptUntil interrupts all of them, again and again since a signal may
+// come just before the call it is meant for, until stop is closed.
+func (t *threads) interruptUntil(stop <-chan struct{}) {
+	for {
+		t.mu.Lock()
+		for tid := range t.ids {
+			_ = sys.Tgkill(tid, InterruptSignal)
+		}
+		t.mu.Unlock()
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// watch looks after receivers that block in a call they perform.
+type watch struct {
+	mu      sync.Mutex
+	blocked map[*Call]int // the receiver's thread
+	running bool
+}
+
+// run runs f, which blocks in one system call of this thread, and interrupts
+// it once the target's call is gone or a signal waits for the target.
+//
+// Precondition: the OS thread is locked.
+func (w *watch) run(c *Call, f func()) {
+	w.mu.Lock()
+	if w.blocked == nil {
+		w.blocked = make(map[*Call]int)
+	}
+	w.blocked[c] = sys.Gettid()
+	if !w.running {
+		w.running = true
+		go w.look()
+	}
+	w.mu.Unlock()
+	f()
+	w.mu.Lock() // from here on no interrupt can come
+	delete(w.blocked, c)
+	w.mu.Unlock()
+}
+
+// look runs while anything blocks.
+func (w *watch) look() {
+	for {
+		time.Sleep(4 * time.Millisecond)
+		w.mu.Lock()
+		if len(w.blocked) == 0 {
+			w.running = false
+			w.mu.Unlock()
+			return
+		}
+		for c, tid := range w.blocked {
+			if c.s.closed.Load() || c.pending() != nil || interrupted(c.TID) {
+				_ = sys.Tgkill(tid, InterruptSignal)
+			}
+		}
+		w.mu.Unlock()
+	}
+}

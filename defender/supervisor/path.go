@@ -1,0 +1,292 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A file is what a path of the target leads to, held open with O_PATH so that
+// it cannot be another file later.
+type file struct {
+	fd   int
+	path string // as the target names it: below its own root
+	stat unix.Stat_t
+}
+
+func (f *file) close() {
+	if f.fd >= 0 {
+		unix.Close(f.fd)
+		f.fd = -1
+	}
+}
+
+// id tells files apart.
+type id struct{ dev, ino uint64 }
+
+func (f *file) id() id { return id{f.stat.Dev, f.stat.Ino} }
+
+// lookup resolves name as thread tid of process pid would: from its root, its
+// working directory or its descriptor dirfd (AT_FDCWD for none), in its mount
+// namespace, with its /proc/self. An errno of the lookup itself is what the
+// kernel would say to a target with our privileges.
+//
+// The kernel does the walk where its answer is the target's own. It is not
+// where a symbolic link depends on who follows it: /proc/self, the magic
+// links behind it, and absolute links under another root. There walk does it.
+func lookup(tid, pid int, dirfd int, name string) (*file, error) {
+	if name == "" {
+		return nil, unix.ENOENT
+	}
+	if len(name) >= unix.PathMax {
+		return nil, unix.ENAMETOOLONG
+	}
+	root, err := openProc(tid, "root")
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(root)
+	base, scope := root, uint64(unix.RESOLVE_IN_ROOT)
+	if name[0] != '/' {
+		if base, err = openBase(tid, dirfd); err != nil {
+			return nil, err
+		}
+		defer unix.Close(base)
+		scope = 0
+	}
+	fd, err := -1, error(unix.ELOOP)
+	if scope != 0 || sameRoot(tid, root) {
+		fd, err = unix.Openat2(base, name, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: scope | unix.RESOLVE_NO_MAGICLINKS,
+		})
+	}
+	// ELOOP is a magic link or a real loop, ENOSYS a kernel before 5.6 or a
+	// container profile that does not know the call.
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EPERM) {
+		fd, err = walk(root, base, tid, pid, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newFile(fd, root)
+}
+
+// lookupFD is lookup for an open descriptor of the target.
+func lookupFD(tid, fd int) (*file, error) {
+	root, err := openProc(tid, "root")
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(root)
+	f, err := openProc(tid, fmt.Sprintf("fd/%d", fd))
+	if errors.Is(err, unix.ENOENT) {
+		return nil, unix.EBADF
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newFile(f, root)
+}
+
+func newFile(fd, root int) (*file, error) {
+	f := &file{fd: fd}
+	if err := unix.Fstat(fd, &f.stat); err != nil {
+		f.close()
+		return nil, err
+	}
+	name, err := readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		f.close()
+		return nil, errUnreadable(fmt.Errorf("naming a file: %w", err))
+	}
+	if f.stat.Nlink == 0 {
+		name = strings.TrimSuffix(name, " (deleted)")
+	}
+	if prefix, err := readlink(fmt.Sprintf("/proc/self/fd/%d", root)); err == nil && prefix != "/" {
+		if rest, ok := strings.CutPrefix(name, prefix); ok && strings.HasPrefix(rest, "/") {
+			name = rest
+		}
+	}
+	f.path = name
+	return f, nil
+}
+
+// unreadable marks an error of ours, as opposed to an errno that the lookup
+// would have had in the target.
+type unreadable struct{ error }
+
+func (u unreadable) Unwrap() error { return u.error }
+
+func errUnreadable(err error) error { return unreadable{err} }
+
+func openBase(tid, dirfd int) (int, error) {
+	if dirfd == unix.AT_FDCWD {
+		return openProc(tid, "cwd")
+	}
+	fd, err := openProc(tid, fmt.Sprintf("fd/%d", dirfd))
+	if errors.Is(err, unix.ENOENT) {
+		return -1, unix.EBADF
+	}
+	return fd, err
+}
+
+// ourRoot and ourMounts identify what the supervisor itself sees.
+var ourRoot, ourMounts = func() (id, id) {
+	return statID("/"), statID("/proc/self/ns/mnt")
+}()
+
+func statID(name string) id {
+	var st unix.Stat_t
+	if unix.Stat(name, &st) != nil {
+		return id{}
+	}
+	return id{st.Dev, st.Ino}
+}
+
+// sameRoot reports whether absolute symbolic links lead the target where they
+// lead us.
+func sameRoot(tid, root int) bool {
+	var st unix.Stat_t
+	if unix.Fstat(root, &st) != nil || (id{st.Dev, st.Ino}) != ourRoot {
+		return false
+	}
+	mounts, err := statProc(tid, "ns/mnt")
+	return err == nil && (id{mounts.Dev, mounts.Ino}) == ourMounts
+}
+
+const maxLinks = 40 // MAXSYMLINKS of the kernel
+
+// walk resolves name a component at a time, as path_resolution(7) says.
+func walk(root, base, tid, pid int, name string) (int, error) {
+	at, err := unix.FcntlInt(uintptr(base), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, errUnreadable(err)
+	}
+	todo := strings.Split(name, "/")
+	step := func(fd int) { unix.Close(at); at = fd }
+	fail := func(err error) (int, error) { unix.Close(at); return -1, err }
+	if name[0] == '/' {
+		fd, err := unix.FcntlInt(uintptr(root), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return fail(errUnreadable(err))
+		}
+		step(fd)
+	}
+	for links := 0; len(todo) > 0; {
+		part := todo[0]
+		todo = todo[1:]
+		switch part {
+		case "", ".":
+			// A trailing slash asks for a directory.
+			if len(todo) == 0 && !isDir(at) {
+				return fail(unix.ENOTDIR)
+			}
+			continue
+		case "..":
+			if sameFile(at, root) {
+				continue
+			}
+		}
+		fd, err := unix.Openat(at, part, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fail(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			unix.Close(fd)
+			return fail(errUnreadable(err))
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+			step(fd)
+			continue
+		}
+		if links++; links > maxLinks {
+			unix.Close(fd)
+			return fail(unix.ELOOP)
+		}
+		var to string
+		switch {
+		case !onProc(fd):
+			to, err = readlinkat(fd)
+		case part == "self":
+			to = fmt.Sprint(pid)
+		case part == "thread-self":
+			to = fmt.Sprintf("%d/task/%d", pid, tid)
+		default:
+			// A magic link leads to its object, whatever its text says; a
+			// plain link inside procfs (mounts, net) is relative to it.
+			unix.Close(fd)
+			if fd, err = unix.Openat(at, part, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+				return fail(err)
+			}
+			step(fd)
+			continue
+		}
+		unix.Close(fd)
+		if err != nil {
+			return fail(err)
+		}
+		if strings.HasPrefix(to, "/") {
+			if fd, err = unix.FcntlInt(uintptr(root), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+				return fail(errUnreadable(err))
+			}
+			step(fd)
+		}
+		todo = append(strings.Split(to, "/"), todo...)
+	}
+	return at, nil
+}
+
+func isDir(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+}
+
+func sameFile(a, b int) bool {
+	var x, y unix.Stat_t
+	return unix.Fstat(a, &x) == nil && unix.Fstat(b, &y) == nil && x.Dev == y.Dev && x.Ino == y.Ino
+}
+
+func onProc(fd int) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.PROC_SUPER_MAGIC
+}
+
+func readlinkat(fd int) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+func readlink(name string) (string, error) {
+	var buf [unix.PathMax]byte
+	n, err := unix.Readlink(name, buf[:])
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// absolute makes name absolute as typed: against the working directory or
+// descriptor, without following a link.
+func absolute(tid, dirfd int, name string) string {
+	if strings.HasPrefix(name, "/") {
+		return path.Clean(name)
+	}
+	link := "cwd"
+	if dirfd != unix.AT_FDCWD {
+		link = fmt.Sprintf("fd/%d", dirfd)
+	}
+	dir, err := readlinkProc(tid, link)
+	if err != nil {
+		return name
+	}
+	return path.Join(dir, name)
+}

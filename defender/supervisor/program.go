@@ -1,0 +1,260 @@
+package supervisor
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Program is what an exec would start, with every name it goes by; the fields
+// are those of policy.Program.
+type Program struct {
+	Typed        string
+	Path         string
+	Interpreters []string
+	Loaded       string
+	Applet       string
+	Dev, Ino     uint64
+
+	loads   id       // the file the kernel will load: /proc/PID/exe after the exec
+	elf     bool     // it is ELF: nothing but it can be loaded
+	command []string // what the new process's argv must be, where a name hangs on it
+}
+
+const (
+	headSize   = 256 // BINPRM_BUF_SIZE
+	maxScripts = 5   // nested interpreters the kernel follows (exec_binprm)
+)
+
+// program describes the file f that thread tid wants to execute.
+//
+// An errno is what execve itself would say; an unreadable error is ours.
+func (c *Call) program(f *file, typed string) (*Program, error) {
+	p := &Program{Typed: typed, Path: f.path, Dev: f.stat.Dev, Ino: f.stat.Ino}
+	if err := executable(f); err != nil {
+		return nil, err
+	}
+	head, err := readHead(f)
+	if err != nil {
+		return nil, err
+	}
+	at := f // the file the kernel loads; f is the caller's to close
+	defer func() {
+		if at != f {
+			at.close()
+		}
+	}()
+	var command []string
+	scriptPath := c.typed
+	for n := 0; ; n++ {
+		interpreter, arg, ok := shebang(head)
+		if !ok {
+			break
+		}
+		if n == maxScripts {
+			return nil, unix.ELOOP
+		}
+		next, err := lookup(c.TID, c.PID, unix.AT_FDCWD, interpreter)
+		if err != nil {
+			return nil, err
+		}
+		if at != f {
+			at.close()
+		}
+		at = next
+		if err := executable(at); err != nil {
+			return nil, err
+		}
+		p.Interpreters = append(p.Interpreters, at.path)
+		if n == 0 {
+			argv, err := c.Argv()
+			if err != nil {
+				return nil, errUnreadable(err)
+			}
+			command = []string{scriptPath}
+			if len(argv) > 1 {
+				command = append(command, argv[1:]...)
+			}
+		}
+		if arg != "" {
+			command = append([]string{arg}, command...)
+		}
+		command = append([]string{interpreter}, command...)
+		if head, err = readHead(at); err != nil {
+			return nil, err
+		}
+	}
+	p.loads, p.command = at.id(), command
+	p.elf = bytes.HasPrefix(head, []byte("\x7fELF")) || head == nil
+	base := path.Base(at.path)
+	if isLoader(base) || isMultiCall(base) {
+		if command == nil {
+			if command, err = c.Argv(); err != nil {
+				return nil, errUnreadable(err)
+			}
+			p.command = command
+		}
+		if isMultiCall(base) {
+			p.Applet = applet(base, command)
+		} else if prog := loaderTarget(command); prog != "" {
+			p.Loaded = absolute(c.TID, unix.AT_FDCWD, prog)
+			if lf, err := lookup(c.TID, c.PID, unix.AT_FDCWD, prog); err == nil {
+				p.Loaded = lf.path
+				lf.close()
+			}
+		}
+	}
+	return p, nil
+}
+
+// executable returns the errno of an exec of something that is no program.
+// Whether the target's user may execute it is left to the kernel.
+func executable(f *file) error {
+	if f.stat.Mode&unix.S_IFMT != unix.S_IFREG || f.stat.Mode&0o111 == 0 {
+		return unix.EACCES
+	}
+	return nil
+}
+
+// readHead returns the first bytes of f, nil if it may be executed but not
+// read: then it can be no script, for no interpreter of the same user could
+// read it either.
+func readHead(f *file) ([]byte, error) {
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if errors.Is(err, unix.EACCES) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errUnreadable(err)
+	}
+	defer unix.Close(fd)
+	head := make([]byte, headSize)
+	n, err := unix.Pread(fd, head, 0)
+	if err != nil {
+		return nil, errUnreadable(err)
+	}
+	return head[:n], nil
+}
+
+// shebang splits a #! line as the kernel does (fs/binfmt_script.c): the
+// interpreter, and everything behind the blanks that follow it as one
+// argument.
+func shebang(head []byte) (interpreter, arg string, ok bool) {
+	line, ok := bytes.CutPrefix(head, []byte("#!"))
+	if !ok {
+		return "", "", false
+	}
+	line, _, whole := bytes.Cut(line, []byte("\n"))
+	text := strings.TrimLeft(string(line), " \t")
+	if i := strings.IndexByte(text, 0); i >= 0 {
+		text, whole = text[:i], true
+	}
+	i := strings.IndexAny(text, " \t")
+	if i < 0 {
+		// A name cut off by the end of the buffer is no interpreter.
+		return text, "", text != "" && (whole || len(head) < headSize)
+	}
+	return text[:i], strings.Trim(text[i:], " \t"), i > 0
+}
+
+// isLoader reports whether a base name is that of an ELF program loader.
+func isLoader(base string) bool {
+	return strings.HasPrefix(base, "ld-linux") || strings.HasPrefix(base, "ld-musl-") ||
+		strings.HasPrefix(base, "ld64.so") || strings.HasPrefix(base, "ld.so") ||
+		strings.HasPrefix(base, "ld-2.") && strings.HasSuffix(base, ".so")
+}
+
+// loaderTarget returns the program in the arguments of a loader (ld.so(8)).
+func loaderTarget(argv []string) string {
+	for i := 1; i < len(argv); i++ {
+		a := argv[i]
+		switch {
+		case a == "--":
+			if i+1 < len(argv) {
+				return argv[i+1]
+			}
+		case a == "--library-path", a == "--inhibit-rpath", a == "--audit", a == "--preload",
+			a == "--argv0", a == "--glibc-hwcaps-prepend", a == "--glibc-hwcaps-mask":
+			i++
+		case !strings.HasPrefix(a, "-"):
+			return a
+		}
+	}
+	return ""
+}
+
+// isMultiCall reports whether a base name is that of a program which takes
+// its function from argv.
+func isMultiCall(base string) bool {
+	return base == "toybox" || base == "busybox" || strings.HasPrefix(base, "busybox.") || strings.HasPrefix(base, "busybox-")
+}
+
+// applet returns the function a multi-call program takes from argv: its own
+// name there, or the argument behind it.
+func applet(base string, argv []string) string {
+	if len(argv) == 0 {
+		return ""
+	}
+	name := strings.TrimPrefix(path.Base(argv[0]), "-") // a login shell
+	if !isMultiCall(name) {
+		return name
+	}
+	for _, a := range argv[1:] {
+		if !strings.HasPrefix(a, "-") {
+			return path.Base(a)
+		}
+	}
+	return base
+}
+
+const (
+	maxArgs    = 4096
+	maxArgSize = 128 << 10
+)
+
+// Argv reads the arguments of an exec, cut after 4096 of them or 128 KiB.
+func (c *Call) Argv() ([]string, error) {
+	if c.argv != nil || c.argvAt == 0 {
+		return c.argv, nil
+	}
+	argv := make([]string, 0, 8)
+	size := 0
+	for at := c.argvAt; len(argv) < maxArgs && size < maxArgSize; at += uint64(c.word) {
+		var b [8]byte
+		if err := readFull(c.TID, at, b[:c.word]); err != nil {
+			return nil, err
+		}
+		p := le(b[:c.word])
+		if p == 0 {
+			break
+		}
+		s, err := readString(c.TID, p, maxArgSize)
+		if errors.Is(err, unix.ENAMETOOLONG) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		size += len(s) + 1
+		argv = append(argv, s)
+	}
+	if err := c.pending(); err != nil {
+		return nil, err
+	}
+	c.argv = argv
+	return argv, nil
+}
+
+// le reads a little-endian word of 4 or 8 bytes: all supported architectures
+// are little-endian.
+func le(b []byte) uint64 {
+	var v uint64
+	for i := len(b) - 1; i >= 0; i-- {
+		v = v<<8 | uint64(b[i])
+	}
+	return v
+}

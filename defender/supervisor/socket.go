@@ -1,0 +1,487 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"appdefender/internal/sys"
+)
+
+// What a message may be at most: a datagram, or the first data of a TCP fast
+// open, of which less may be taken.
+const (
+	maxPayload = 256 << 10
+	maxControl = 64 << 10
+	maxName    = 128 // sizeof(struct sockaddr_storage)
+	maxIovecs  = 1024
+)
+
+// connect describes a connect and hands it to the handler.
+func (s *Supervisor) connect(c *Call) {
+	c.Op, c.Name = Connect, "connect"
+	if c.Unknown != nil {
+		c.unknown(c.Unknown)
+		return
+	}
+	name, err := c.readName(c.arg(1), c.argInt(2), true)
+	if err == nil {
+		err = c.openSocket(c.argInt(0))
+	}
+	c.perform = func(name []byte) (int, error) { return 0, sys.Connect(c.socket, name) }
+	s.socketCall(c, name, err)
+}
+
+// sendto describes a sendto; the filter lets those without an address pass.
+func (s *Supervisor) sendto(c *Call) {
+	c.Op, c.Name = Send, "sendto"
+	if c.Unknown != nil {
+		c.unknown(c.Unknown)
+		return
+	}
+	flags := c.argInt(3)
+	err := c.openSocket(c.argInt(0))
+	if err == nil && c.ignoresAddress(flags) {
+		_ = c.proceed()
+		return
+	}
+	var m sys.Message
+	if err == nil {
+		m.Name, err = c.readName(c.arg(4), c.argInt(5), true)
+	}
+	if err == nil {
+		m.Payload, err = c.readPayload(nil, c.arg(1), c.arg(2))
+	}
+	s.send(c, &m, flags, err)
+}
+
+// sendmsg describes a sendmsg. Whether it has an address is known only from
+// memory, so that even one without is performed on a datagram socket: another
+// thread could add the address after we looked.
+func (s *Supervisor) sendmsg(c *Call) {
+	c.Op, c.Name = Send, "sendmsg"
+	if c.Unknown != nil {
+		c.unknown(c.Unknown)
+		return
+	}
+	flags := c.argInt(2)
+	err := c.openSocket(c.argInt(0))
+	if err == nil && c.ignoresAddress(flags) {
+		_ = c.proceed()
+		return
+	}
+	var m sys.Message
+	if err == nil {
+		err = c.readMessage(&m, c.arg(1))
+	}
+	s.send(c, &m, flags, err)
+}
+
+// mmsghdr is the size of struct mmsghdr and the place of msg_len in it.
+const (
+	msghdrSize  = 56
+	mmsghdrSize = 64
+)
+
+// sendmmsg treats each message as a call of its own. The first that fails
+// ends it, with its errno if it is the first of all (sendmmsg(2)).
+func (s *Supervisor) sendmmsg(c *Call) {
+	c.Op, c.Name = Send, "sendmmsg"
+	if c.Unknown != nil {
+		c.unknown(c.Unknown)
+		return
+	}
+	flags := c.argInt(3)
+	err := c.openSocket(c.argInt(0))
+	if err == nil && c.ignoresAddress(flags) {
+		_ = c.proceed()
+		return
+	}
+	if err != nil {
+		s.socketCall(c, nil, err)
+		return
+	}
+	at, count, sent := c.arg(1), min(int(uint32(c.arg(2))), maxIovecs), 0
+	var errno syscall.Errno
+	for ; sent < count && errno == 0; sent++ {
+		one := &Call{s: s, n: c.n, TID: c.TID, PID: c.PID, word: c.word, Op: Send, Name: c.Name,
+			socket: c.socket, kind: c.kind, part: true}
+		var m sys.Message
+		s.send(one, &m, flags, one.readMessage(&m, at))
+		if one.gone {
+			return
+		}
+		if errno = one.errno; errno != 0 {
+			break
+		}
+		var l [4]byte
+		binary.NativeEndian.PutUint32(l[:], uint32(one.result))
+		err := asTarget(c.TID, func() error { return sys.Write(c.TID, at+msghdrSize, l[:]) })
+		if err != nil {
+			errno = unix.EFAULT
+		}
+		at += mmsghdrSize
+		if one.continued {
+			// Only where we cannot perform: the kernel sends them all. Judge
+			// the rest first.
+			c.unperformed = true
+		}
+	}
+	switch {
+	case c.unperformed && errno != 0:
+		_ = c.refuse(errno)
+	case c.unperformed:
+		_ = c.proceed()
+	case sent > 0 || errno == 0:
+		_ = c.succeed(int64(sent))
+	default:
+		_ = c.refuse(errno)
+	}
+}
+
+// send finishes the description of one message and hands it to the handler.
+func (s *Supervisor) send(c *Call, m *sys.Message, flags int, err error) {
+	c.Payload = m.Payload
+	c.perform = func(name []byte) (int, error) {
+		if flags&unix.MSG_ZEROCOPY != 0 {
+			return 0, unix.ENOBUFS // as if over the limit: the sender copies then (msg_zerocopy)
+		}
+		out := *m
+		out.Name = name
+		n, err := sys.Sendmsg(c.socket, &out, flags|unix.MSG_NOSIGNAL)
+		if errors.Is(err, unix.EPIPE) && flags&unix.MSG_NOSIGNAL == 0 && c.kind.typ == unix.SOCK_STREAM {
+			_ = unix.Tgkill(c.PID, c.TID, unix.SIGPIPE)
+		}
+		return n, err
+	}
+	s.socketCall(c, m.Name, err)
+}
+
+// socketCall hands a described connect or message to the handler, or answers
+// what is no event: an errno that the kernel would have given as well, a
+// socket outside the Internet, a message to where the socket is connected.
+func (s *Supervisor) socketCall(c *Call, name []byte, err error) {
+	if err == nil {
+		err = c.pending()
+	}
+	var errno syscall.Errno
+	var ours unreadable
+	switch {
+	case errors.Is(err, sys.ErrGone):
+		c.replied, c.gone = true, true
+		return
+	case errors.As(err, &errno) && !errors.As(err, &ours):
+		_ = c.refuse(errno)
+		return
+	case err != nil:
+		c.unknown(err)
+		return
+	}
+	if !c.kind.internet() && c.socket >= 0 {
+		_ = c.proceed()
+		return
+	}
+	if c.socket < 0 {
+		c.perform = nil
+	}
+	c.sockaddr = name
+	addr, ok := c.destination(name)
+	switch {
+	case ok:
+		c.Addr = addr
+		c.Network = c.kind.network()
+		s.cfg.Handler(c)
+	case c.perform == nil:
+		_ = c.proceed()
+	default:
+		// No destination of ours to judge: a disconnect, a connected
+		// datagram, or an address that the kernel will refuse.
+		n, err := c.performBlocking(name)
+		c.finish(n, err)
+	}
+}
+
+// kind is what a socket is.
+type kind struct{ domain, typ, proto int }
+
+func (k kind) internet() bool { return k.domain == unix.AF_INET || k.domain == unix.AF_INET6 }
+
+func (k kind) network() string {
+	switch {
+	case k.typ == unix.SOCK_STREAM:
+		return "tcp"
+	case k.typ == unix.SOCK_DGRAM && k.proto == unix.IPPROTO_UDP, k.typ == unix.SOCK_DGRAM && k.proto == 0:
+		return "udp"
+	}
+	return "ip"
+}
+
+// openSocket duplicates the target's socket and finds out what it is. Where
+// the platform does not let us, c.socket stays -1 and the call can only be
+// checked.
+func (c *Call) openSocket(fd int) error {
+	if !c.s.cfg.Levels.GetFD {
+		return nil
+	}
+	err := asTarget(c.TID, func() (err error) {
+		c.socket, err = sys.GetFD(c.TID, c.PID, fd)
+		return err
+	})
+	if errors.Is(err, unix.EBADF) {
+		return unix.EBADF
+	}
+	if err != nil {
+		c.socket = -1
+		return errUnreadable(fmt.Errorf("duplicating descriptor %d of %d: %w", fd, c.PID, err))
+	}
+	for opt, v := range map[int]*int{unix.SO_DOMAIN: &c.kind.domain, unix.SO_TYPE: &c.kind.typ, unix.SO_PROTOCOL: &c.kind.proto} {
+		if *v, err = unix.GetsockoptInt(c.socket, unix.SOL_SOCKET, opt); err != nil {
+			return err // ENOTSOCK, as the kernel would say
+		}
+	}
+	return nil
+}
+
+// ignoresAddress reports whether the kernel takes no notice of a message's
+// address: outside the Internet, and on an established stream.
+func (c *Call) ignoresAddress(flags int) bool {
+	if c.socket < 0 {
+		return false
+	}
+	if !c.kind.internet() {
+		return true
+	}
+	tcp := c.kind.proto == unix.IPPROTO_TCP || c.kind.proto == unix.IPPROTO_MPTCP
+	return c.kind.typ == unix.SOCK_STREAM && tcp && flags&unix.MSG_FASTOPEN == 0
+}
+
+func (c *Call) readName(at uint64, size int, strict bool) ([]byte, error) {
+	if at == 0 || size == 0 {
+		return nil, nil
+	}
+	if size < 0 || size > maxName && strict {
+		return nil, unix.EINVAL
+	}
+	return c.readBytes(at, min(size, maxName))
+}
+
+func (c *Call) readBytes(at uint64, size int) ([]byte, error) {
+	if size == 0 {
+		return nil, nil
+	}
+	buf := make([]byte, size)
+	err := readFull(c.TID, at, buf)
+	if errors.Is(err, unix.EFAULT) {
+		return nil, unix.EFAULT
+	}
+	if err != nil {
+		return nil, errUnreadable(err)
+	}
+	return buf, nil
+}
+
+func (c *Call) readPayload(to []byte, at, size uint64) ([]byte, error) {
+	// One byte too many for a datagram still makes the kernel say so.
+	b, err := c.readBytes(at, int(min(size, maxPayload-uint64(len(to)))))
+	return append(to, b...), err
+}
+
+// readMessage reads struct msghdr at address at, with all it points to.
+func (c *Call) readMessage(m *sys.Message, at uint64) error {
+	b, err := c.readBytes(at, msghdrSize)
+	if err != nil {
+		return err
+	}
+	word := func(i int) uint64 { return binary.NativeEndian.Uint64(b[8*i:]) }
+	name, nameLen := word(0), int(int32(binary.NativeEndian.Uint32(b[8:])))
+	iov, iovLen, control, controlLen := word(2), word(3), word(4), word(5)
+	if m.Name, err = c.readName(name, nameLen, false); err != nil {
+		return err
+	}
+	if iovLen > maxIovecs {
+		return unix.EMSGSIZE
+	}
+	if controlLen > maxControl {
+		return unix.ENOBUFS
+	}
+	if control != 0 {
+		if m.Control, err = c.readBytes(control, int(controlLen)); err != nil {
+			return err
+		}
+	}
+	vec, err := c.readBytes(iov, int(iovLen)*16)
+	if err != nil {
+		return err
+	}
+	for ; len(vec) > 0; vec = vec[16:] {
+		base, size := binary.NativeEndian.Uint64(vec), binary.NativeEndian.Uint64(vec[8:])
+		if m.Payload, err = c.readPayload(m.Payload, base, size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// destination returns the canonical destination of a sockaddr, false if it
+// names none.
+//
+// An IPv4 datagram socket takes AF_UNSPEC in a message for AF_INET
+// (udp_sendmsg); in connect it dissolves the association.
+func (c *Call) destination(name []byte) (netip.AddrPort, bool) {
+	if len(name) < 2 {
+		return netip.AddrPort{}, false
+	}
+	family := int(binary.NativeEndian.Uint16(name))
+	if family == unix.AF_UNSPEC && c.Op == Send && c.kind.domain != unix.AF_INET6 {
+		family = unix.AF_INET
+	}
+	var addr netip.Addr
+	switch {
+	case family == unix.AF_INET && len(name) >= 16:
+		addr = netip.AddrFrom4([4]byte(name[4:8]))
+	case family == unix.AF_INET6 && len(name) >= 24: // SIN6_LEN_RFC2133
+		addr = netip.AddrFrom16([16]byte(name[8:24]))
+	default:
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(Canonical(addr), binary.BigEndian.Uint16(name[2:])), true
+}
+
+// Canonical returns the one form of an address that rules are written in:
+// IPv4 out of IPv4-mapped IPv6, and for the unspecified address the loopback
+// address it reaches on Linux.
+func Canonical(addr netip.Addr) netip.Addr {
+	addr = addr.Unmap()
+	switch addr {
+	case netip.IPv4Unspecified():
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case netip.IPv6Unspecified():
+		return netip.IPv6Loopback()
+	}
+	return addr
+}
+
+// sockaddr encodes an address for a socket of the given domain.
+func sockaddr(domain int, to netip.AddrPort) []byte {
+	var b []byte
+	if domain == unix.AF_INET {
+		b = make([]byte, 16)
+		a := to.Addr().Unmap().As4()
+		copy(b[4:], a[:])
+	} else {
+		b = make([]byte, 28)
+		a := to.Addr().As16()
+		copy(b[8:], a[:])
+	}
+	binary.NativeEndian.PutUint16(b, uint16(domain))
+	binary.BigEndian.PutUint16(b[2:], to.Port())
+	return b
+}
+
+// proceedSocket performs a connect or message.
+func (c *Call) proceedSocket(r Reply) Outcome {
+	if r.Take != nil {
+		return Outcome{Level: Performed, Err: c.take(r.Take)}
+	}
+	name := c.sockaddr
+	if r.Redirect.IsValid() {
+		name = sockaddr(c.kind.domain, r.Redirect)
+	}
+	if r.Connected != nil && c.Op == Send {
+		// The message may be there before we are back.
+		if local, err := c.bindLocal(); err == nil {
+			r.Connected(c.Network, local)
+		}
+	}
+	n, err := c.performBlocking(name)
+	if r.Connected != nil && c.Op == Connect && (err == nil || errors.Is(err, unix.EINPROGRESS)) {
+		if local, lerr := localAddr(c.socket); lerr == nil {
+			r.Connected(c.Network, local)
+		}
+	}
+	failed := err != nil && !errors.Is(err, unix.EINPROGRESS)
+	return Outcome{Level: Performed, Failed: failed, Err: c.finish(n, err)}
+}
+
+// finish answers a performed call with its result.
+func (c *Call) finish(n int, err error) error {
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		return c.succeed(int64(n))
+	case errors.Is(err, sys.ErrGone):
+		c.replied, c.gone = true, true
+		return err
+	case errors.As(err, &errno):
+		return c.refuse(errno)
+	}
+	return errors.Join(err, c.refuse(unix.EIO))
+}
+
+// restartSys is ERESTARTSYS of the kernel: the call returns EINTR or starts
+// again, as the target's handler of the waiting signal has it (SA_RESTART).
+// Without a waiting signal the target itself would see it.
+const restartSys = syscall.Errno(512)
+
+// performBlocking makes the call on the duplicate. A taken call holds the
+// target's signals back, so one that blocks is given up as soon as a signal
+// waits for the target that would have ended it.
+func (c *Call) performBlocking(name []byte) (int, error) {
+	if !c.mayBlock() {
+		return c.perform(name)
+	}
+	for {
+		var n int
+		var err error
+		c.s.watch.run(c, func() { n, err = c.perform(name) })
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+		if perr := c.pending(); perr != nil {
+			return 0, perr
+		}
+		if interrupted(c.TID) {
+			return 0, restartSys
+		}
+	}
+}
+
+func (c *Call) mayBlock() bool {
+	flags, err := unix.FcntlInt(uintptr(c.socket), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_NONBLOCK == 0 && (c.Op == Send || c.kind.typ != unix.SOCK_DGRAM)
+}
+
+// bindLocal returns the socket's local address and binds an unbound one to a
+// port, as the kernel would with the first message.
+func (c *Call) bindLocal() (netip.AddrPort, error) {
+	local, err := localAddr(c.socket)
+	if err != nil || local.Port() != 0 || c.kind.typ != unix.SOCK_DGRAM {
+		return local, err
+	}
+	var wildcard unix.Sockaddr = &unix.SockaddrInet4{}
+	if c.kind.domain == unix.AF_INET6 {
+		wildcard = &unix.SockaddrInet6{}
+	}
+	if err := unix.Bind(c.socket, wildcard); err != nil {
+		return local, err
+	}
+	return localAddr(c.socket)
+}
+
+func localAddr(fd int) (netip.AddrPort, error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port)), nil
+	}
+	return netip.AddrPort{}, unix.EAFNOSUPPORT
+}

@@ -1,0 +1,338 @@
+// Package supervisor stops the target at chosen system calls and lets its
+// caller answer them. It knows nothing of policy.
+//
+// # The life of a call
+//
+// The target's thread enters the kernel; its seccomp filter says
+// SECCOMP_RET_USER_NOTIF and the thread sleeps. One of several receivers, each
+// an OS thread of its own, takes the notification, reads the arguments,
+// resolves them as the target would, and calls the Handler on that same
+// thread: a hand-over to another goroutine would cost ten times the call. The
+// handler answers with [Call.Reply] exactly once.
+//
+//	refused     an errno; final, nothing of the target's can change it
+//	performed   we made the call on a duplicate of the target's socket with
+//	            our copy of the arguments; final as well
+//	verified    the kernel went on (exec cannot be made for another) and the
+//	            file it loaded was compared before its first instruction; a
+//	            different one is killed
+//	checked     the kernel went on and read the arguments again: a second
+//	            thread may have changed them
+//
+// A receiver may block in its reply: a connect that waits for the network, an
+// exec from a slow disk. The last idle receiver starts another before it
+// works, so somebody always waits for the next call.
+//
+// There are no locks between receivers; what they share is atomic or behind
+// the short mutexes of interrupt_linux.go.
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"appdefender/internal/early"
+	"appdefender/internal/sys"
+)
+
+// Op says what a call does.
+type Op uint8
+
+const (
+	Exec Op = iota + 1
+	Connect
+	Send
+)
+
+// Level says how sure an answer is; see the package comment.
+type Level string
+
+const (
+	Refused   Level = "refused"
+	Performed Level = "performed"
+	Verified  Level = "verified"
+	Checked   Level = "checked"
+)
+
+// Call is one stopped system call. It is valid until its Handler returns.
+type Call struct {
+	Op       Op
+	Name     string // of the system call
+	PID, TID int
+
+	// Unknown says why the arguments could not be read; then nothing below
+	// is set.
+	Unknown error
+
+	Program *Program // of Exec
+
+	// Of Connect and Send: where to, in canonical form. Addr is not valid for
+	// a message without a destination.
+	Network string // "tcp", "udp", or "ip" for others
+	Addr    netip.AddrPort
+	Payload []byte // of Send: what it sends
+
+	s        *Supervisor
+	n        *sys.Notif
+	word     int // size of a pointer in the target
+	argvAt   uint64
+	argv     []string
+	typed    string // the path execve passes on to an interpreter
+	socket   int    // duplicate of the target's socket; -1 if none
+	kind     kind   // of the socket
+	sockaddr []byte // as the target gave it
+	perform  func(name []byte) (int, error)
+	replied  bool
+	gone     bool
+
+	// One message of a sendmmsg: the answer is kept, not sent.
+	part        bool
+	result      int64
+	errno       syscall.Errno
+	continued   bool
+	unperformed bool // of the whole: the kernel must send
+}
+
+// Handler answers a call with exactly one Reply.
+type Handler func(*Call)
+
+// Config is what New needs.
+type Config struct {
+	Handler Handler
+	Levels  Levels // what the self-test found
+	// Exited is told of a child of ours that ended under our eyes during an
+	// exec, where no other wait can see it.
+	Exited func(pid int, status unix.WaitStatus)
+}
+
+// Supervisor answers the calls of one target.
+type Supervisor struct {
+	cfg      Config
+	listener int
+	idle     atomic.Int32
+	slots    chan int
+	wg       sync.WaitGroup
+	closed   atomic.Bool
+	threads  threads
+	watch    watch
+	raw4     int // raw socket for answers under another name; -1 without CAP_NET_RAW
+}
+
+// New returns a supervisor for the calls that arrive at listener, which is
+// the supervisor's from then on.
+func New(listener int, cfg Config) *Supervisor {
+	s := &Supervisor{cfg: cfg, listener: listener, slots: make(chan int, early.Slots), raw4: -1}
+	for i := range early.Slots {
+		s.slots <- i
+	}
+	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW); err == nil {
+		s.raw4 = fd
+	}
+	return s
+}
+
+const (
+	minIdle = 2 // receivers that wait even when nothing happens
+	maxIdle = 8
+)
+
+// Start begins to answer. Receivers run until Close.
+func (s *Supervisor) Start() {
+	if s.cfg.Levels.SyncWakeUp {
+		_ = sys.SyncWakeUp(s.listener)
+	}
+	s.idle.Add(minIdle)
+	for range minIdle {
+		s.wg.Go(s.receive)
+	}
+}
+
+// Close ends the receivers. Calls in flight are answered first; the target
+// must have ended, for its next call would wait for ever.
+func (s *Supervisor) Close() {
+	if s.closed.Swap(true) {
+		return
+	}
+	stop := make(chan struct{})
+	go func() { s.wg.Wait(); close(stop) }()
+	s.threads.interruptUntil(stop)
+	unix.Close(s.listener)
+	if s.raw4 >= 0 {
+		unix.Close(s.raw4)
+	}
+}
+
+// receive is one receiver. Its slot in shared memory holds the notification
+// from the moment the kernel hands it out until it is answered, so that a
+// guardian can answer for us.
+//
+// Precondition: the caller has counted this receiver as idle.
+func (s *Supervisor) receive() {
+	runtime.LockOSThread() // for ptrace; never unlocked: the thread ends with us
+	var slot int
+	select {
+	case slot = <-s.slots:
+	default:
+		s.idle.Add(-1) // 1024 calls block at once: the next ones wait for them
+		return
+	}
+	buf := early.Slot(slot)
+	defer func() { s.slots <- slot }()
+	tid := s.threads.add()
+	defer s.threads.remove(tid)
+	for !s.closed.Load() {
+		n, err := sys.Recv(s.listener, buf)
+		if err != nil {
+			clear(buf)
+			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) {
+				continue
+			}
+			break // the listener is closed
+		}
+		if s.idle.Add(-1) == 0 && !s.closed.Load() {
+			s.idle.Add(1)
+			s.wg.Go(s.receive)
+		}
+		s.answer(n)
+		clear(buf)
+		if s.idle.Add(1) > maxIdle {
+			break
+		}
+	}
+	s.idle.Add(-1)
+}
+
+// answer handles one notification.
+func (s *Supervisor) answer(n *sys.Notif) {
+	c := &Call{s: s, n: n, TID: int(n.TID), socket: -1, word: 8}
+	defer func() {
+		if c.socket >= 0 {
+			unix.Close(c.socket)
+		}
+	}()
+	if n.TID == 0 {
+		// A process outside our pid namespace: there is nothing to look at.
+		c.Unknown = errors.New("the process has no number in our pid namespace")
+	} else {
+		c.PID = processOf(c.TID)
+	}
+	switch n.Data.NR {
+	case unix.SYS_EXECVE, unix.SYS_EXECVEAT:
+		s.exec(c)
+	case unix.SYS_CONNECT:
+		s.connect(c)
+	case unix.SYS_SENDTO:
+		s.sendto(c)
+	case unix.SYS_SENDMSG:
+		s.sendmsg(c)
+	case unix.SYS_SENDMMSG:
+		s.sendmmsg(c)
+	}
+	if !c.replied {
+		// A handler that forgot, or a call that the filter should not have
+		// sent here: refuse.
+		c.refuse(unix.EACCES)
+	}
+}
+
+// arg returns argument i as it lies in the register.
+func (c *Call) arg(i int) uint64 { return c.n.Data.Args[i] }
+
+// argInt returns argument i as the kernel takes an int.
+func (c *Call) argInt(i int) int { return int(int32(c.n.Data.Args[i])) }
+
+// pending returns sys.ErrGone if the target has left the call. What was read
+// from the target's memory counts only after this check: before it, the
+// number may belong to another process by now (seccomp_unotify(2)).
+func (c *Call) pending() error { return sys.Valid(c.s.listener, c.n.ID) }
+
+// Reply is the answer to a call. The zero Reply refuses with EACCES.
+type Reply struct {
+	Proceed bool
+	Errno   syscall.Errno // of a refusal; 0 is EACCES
+
+	// Redirect, for Connect and Send, is where the call goes instead.
+	Redirect netip.AddrPort
+	// Connected is told the local address of the target's socket once a
+	// Connect or Send was performed, before the target learns of it.
+	Connected func(network string, local netip.AddrPort)
+	// Take, for Send where CanTake says so, swallows the message: the target is told that it was
+	// sent, and Take runs on a goroutine of its own with the payload. What
+	// it hands to answer arrives at the target's socket as if from Addr.
+	Take func(payload []byte, answer func([]byte) error)
+	// Recheck, for Exec, is asked about the loaded file where the judged one
+	// needs a registered interpreter (binfmt_misc).
+	Recheck func(*Program) bool
+}
+
+// CanPerform reports whether a Connect or Send would be performed, so that it
+// can be redirected, rather than checked.
+func (c *Call) CanPerform() bool { return c.perform != nil }
+
+// Outcome is what happened to a call.
+type Outcome struct {
+	Level  Level
+	Err    error // sys.ErrGone if the target left before the answer
+	Failed bool  // it proceeded and had no effect: the kernel refused it
+	// Swapped is the file that an exec loaded in place of the judged one;
+	// the process was killed.
+	Swapped *Program
+}
+
+// Reply answers the call and says what happened. It may block.
+func (c *Call) Reply(r Reply) Outcome {
+	if c.replied {
+		return Outcome{Level: Refused, Err: errors.New("call was answered before")}
+	}
+	switch {
+	case !r.Proceed:
+		if r.Errno == 0 {
+			r.Errno = unix.EACCES
+		}
+		return Outcome{Level: Refused, Err: c.refuse(r.Errno)}
+	case c.Op == Exec && c.Unknown == nil:
+		return c.proceedExec(r)
+	case (c.Op == Connect || c.Op == Send) && c.Unknown == nil && c.perform != nil:
+		return c.proceedSocket(r)
+	}
+	return Outcome{Level: Checked, Err: c.proceed()}
+}
+
+func (c *Call) refuse(e syscall.Errno) error {
+	c.replied, c.errno = true, e
+	if c.part {
+		return nil
+	}
+	return sys.Send(c.s.listener, &sys.Resp{ID: c.n.ID, Error: -int32(e)})
+}
+
+func (c *Call) proceed() error {
+	c.replied, c.continued = true, true
+	if c.part {
+		return nil
+	}
+	return sys.Continue(c.s.listener, c.n.ID)
+}
+
+func (c *Call) succeed(result int64) error {
+	c.replied, c.result = true, result
+	if c.part {
+		return nil
+	}
+	return sys.Send(c.s.listener, &sys.Resp{ID: c.n.ID, Val: result})
+}
+
+// unknown hands a call to the handler whose arguments we could not read.
+func (c *Call) unknown(err error) {
+	c.Unknown = err
+	c.s.cfg.Handler(c)
+}
+
+func (c *Call) String() string { return fmt.Sprintf("%s by %d", c.Name, c.PID) }

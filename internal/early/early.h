@@ -1,0 +1,76 @@
+// What the early processes and the Go program share; see early.go.
+
+#ifndef APPDEFENDER_EARLY_H
+#define APPDEFENDER_EARLY_H
+
+#include <stdint.h>
+
+#define EARLY_SLOTS 1024
+#define EARLY_SLOT_SIZE 128 // struct seccomp_notif is 80 bytes; the kernel may grow it
+#define EARLY_PROG_MAX 4096 // BPF_MAXINSNS
+#define EARLY_FDS_MAX 64
+#define EARLY_PATH_MAX 4096
+
+enum { ORDER_WAIT, ORDER_GO, ORDER_QUIT };
+
+// The states of a stage or probe, in order.
+enum {
+	STATE_WAITING,   // for its order
+	STATE_LISTENING, // the filter is installed, .listener is open in the shared table
+	STATE_UNSHARED,  // the stage has left the shared descriptor table
+	STATE_FAILED,    // .failed_call and .failed_errno say what
+	STATE_DONE,      // the probe came to its end
+};
+
+// One forked child that waits for orders.
+struct early_child {
+	int32_t pid;
+	uint32_t order; // futex: written by the supervisor
+	uint32_t state; // futex: written by the child
+	int32_t listener;
+	int32_t failed_errno;
+	int32_t new_privs_off; // no_new_privs had to be set
+	int32_t kept_ptrace;   // CAP_SYS_PTRACE could not be taken from the bounding set
+	int32_t killable;      // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV was accepted
+	int32_t probe[4];      // results of the probe's calls
+	char failed_call[32];
+};
+
+struct early {
+	int32_t guardian;      // pid, 0 if there is none
+	int32_t guardian_sock; // the supervisor's end of the line to the guardian
+	int32_t supervisor;
+	uint32_t closed_stdio; // bit n: descriptor n was closed when we were started
+	int32_t nfds;
+	int32_t fds[EARLY_FDS_MAX]; // inherited descriptors from 3 up that are not close-on-exec
+	struct early_child stage, probe;
+
+	// Orders for the stage.
+	int32_t argv_index; // where the target's argv begins in ours
+	int32_t keep_ptrace;
+	int32_t die_with_supervisor;
+	uint32_t prog_len; // in instructions
+	char path[EARLY_PATH_MAX];
+
+	// Orders for the guardian.
+	uint32_t on_failure_open;
+	uint32_t started;  // the target is, or is about to be, running
+	uint32_t finished; // the supervisor ends in order
+	int32_t target;    // pid
+	uint32_t stopped;  // the target is stopped by job control
+	uint32_t took_over;
+
+	uint64_t prog[EARLY_PROG_MAX]; // struct sock_filter
+	// One struct seccomp_notif a receiver. The kernel writes a notification
+	// here and nowhere else, so that the guardian can answer what a killed
+	// supervisor had taken and not yet answered.
+	uint8_t slots[EARLY_SLOTS][EARLY_SLOT_SIZE];
+};
+
+// The page, or NULL in a program that was not started with "run".
+extern struct early *early_page;
+
+// Overwrites the values of our own variables in the environment block.
+void early_wipe_environment(void);
+
+#endif

@@ -1,0 +1,479 @@
+// The processes that exist before the Go runtime does: see early.go for the
+// picture. Everything here runs single-threaded, in a process that has not
+// started Go, and calls nothing but system calls and plain string functions.
+
+#define _GNU_SOURCE
+#include "early.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
+#endif
+#ifndef SECCOMP_USER_NOTIF_FLAG_CONTINUE
+#define SECCOMP_USER_NOTIF_FLAG_CONTINUE (1UL << 0)
+#endif
+
+#define OURS "DEFENDER_" // how the names of our own environment variables begin
+
+struct early *early_page;
+static char **our_argv;
+static char **our_envp;
+
+static void futex_wake(uint32_t *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE, 64, NULL, NULL, 0);
+}
+
+static void set_state(struct early_child *c, uint32_t state)
+{
+	__atomic_store_n(&c->state, state, __ATOMIC_SEQ_CST);
+	futex_wake(&c->state);
+}
+
+static void fail(struct early_child *c, const char *call, int err)
+{
+	strncpy(c->failed_call, call, sizeof c->failed_call - 1);
+	c->failed_errno = err;
+	set_state(c, STATE_FAILED);
+	// What a shell returns for a program it cannot start.
+	_exit(err == ENOENT ? 127 : 126);
+}
+
+static void await_order(struct early_child *c)
+{
+	uint32_t order;
+
+	while ((order = __atomic_load_n(&c->order, __ATOMIC_SEQ_CST)) == ORDER_WAIT)
+		syscall(SYS_futex, &c->order, FUTEX_WAIT, ORDER_WAIT, NULL, NULL, 0);
+	if (order != ORDER_GO)
+		_exit(0);
+}
+
+// What a child does first: it dies with the supervisor, forgets our secrets,
+// and only then becomes dumpable, so that a supervisor without CAP_SYS_PTRACE
+// can read the arguments of its calls.
+static void begin(pid_t parent)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	if (getppid() != parent)
+		_exit(127);
+	early_wipe_environment();
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+}
+
+// Takes CAP_SYS_PTRACE from every set of this process, so that not even a
+// root target may read or trace the supervisor, which is not dumpable. A root
+// target regains through exec what the bounding set still holds, so without
+// CAP_SETPCAP the capability stays, and the supervisor says so.
+static void drop_ptrace(struct early_child *c)
+{
+	struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct data[2];
+
+	if (prctl(PR_CAPBSET_READ, CAP_SYS_PTRACE, 0, 0, 0) == 1 &&
+	    prctl(PR_CAPBSET_DROP, CAP_SYS_PTRACE, 0, 0, 0) != 0)
+		c->kept_ptrace = 1;
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, CAP_SYS_PTRACE, 0, 0);
+	if (syscall(SYS_capget, &head, data) == 0) {
+		data[0].effective &= ~(1U << CAP_SYS_PTRACE);
+		data[0].permitted &= ~(1U << CAP_SYS_PTRACE);
+		data[0].inheritable &= ~(1U << CAP_SYS_PTRACE);
+		syscall(SYS_capset, &head, data);
+	}
+}
+
+// Installs the filter and publishes its listener, whose number is valid in
+// the supervisor too because the descriptor table is shared: passing it over
+// a socket would be a call that the filter itself may stop.
+static void install_filter(struct early_child *c)
+{
+	struct sock_fprog prog = {(unsigned short)early_page->prog_len, (struct sock_filter *)early_page->prog};
+	unsigned long flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+	long fd = -1;
+
+	c->listener = -1;
+	for (;;) {
+		if (prog.len == 0)
+			break; // the target runs unsupervised: --on-failure open
+		fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &prog);
+		if (fd >= 0)
+			break;
+		if (errno == EINVAL && (flags & SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)) {
+			flags &= ~SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV; // before Linux 5.19
+			continue;
+		}
+		// Without CAP_SYS_ADMIN a filter needs no_new_privs, which disables
+		// set-uid programs: only then.
+		if (errno == EACCES && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 0 &&
+		    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0) {
+			c->new_privs_off = 1;
+			continue;
+		}
+		fail(c, "seccomp", errno);
+	}
+	c->killable = (flags & SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) != 0;
+	c->listener = (int32_t)fd;
+	set_state(c, STATE_LISTENING);
+}
+
+// The target's environment: ours without our variables. LISTEN_PID names the
+// process that sockets were passed to (sd_listen_fds(3)): now this one.
+static void strip_environment(void)
+{
+	static char listen_pid[32];
+	char old[32];
+	char **from, **to;
+
+	snprintf(old, sizeof old, "LISTEN_PID=%d", early_page->guardian ? early_page->guardian : early_page->supervisor);
+	for (from = to = our_envp; *from; from++) {
+		if (strncmp(*from, OURS, strlen(OURS)) == 0)
+			continue;
+		if (strcmp(*from, old) == 0) {
+			snprintf(listen_pid, sizeof listen_pid, "LISTEN_PID=%d", getpid());
+			*to++ = listen_pid;
+			continue;
+		}
+		*to++ = *from;
+	}
+	*to = NULL;
+}
+
+// The stage becomes the target: it was forked before anything of ours could
+// change its signals, limits or descriptors.
+static void stage(pid_t parent)
+{
+	struct early_child *c = &early_page->stage;
+	sigset_t ttou, before;
+	int i;
+
+	begin(parent);
+	await_order(c);
+
+	// A process group of its own, so that kill(0, …) in the target does not
+	// reach us, with the terminal if we had it.
+	setpgid(0, 0);
+	sigemptyset(&ttou);
+	sigaddset(&ttou, SIGTTOU);
+	sigprocmask(SIG_BLOCK, &ttou, &before);
+	for (i = 0; i < 3; i++)
+		if (tcgetpgrp(i) == getpgid(parent)) {
+			tcsetpgrp(i, getpid());
+			break;
+		}
+	sigprocmask(SIG_SETMASK, &before, NULL);
+
+	install_filter(c);
+	if (!early_page->keep_ptrace)
+		drop_ptrace(c);
+	if (syscall(SYS_unshare, CLONE_FILES) != 0)
+		fail(c, "unshare", errno);
+	for (i = 0; i < 3; i++)
+		if (early_page->closed_stdio & (1u << i))
+			close(i);
+	strip_environment();
+	if (!early_page->die_with_supervisor)
+		prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
+	set_state(c, STATE_UNSHARED);
+
+	execve(early_page->path, our_argv + early_page->argv_index, our_envp);
+	fail(c, "execve", errno);
+}
+
+// The probe makes the calls that the self-test answers; what it sees in
+// return tells whether supervision works here from end to end.
+static void probe(pid_t parent)
+{
+	struct early_child *c = &early_page->probe;
+	char *none[] = {NULL};
+	// The self-test reads these bytes out of our memory.
+	static const char address[16] = "appdefender-test";
+	int s;
+
+	begin(parent);
+	await_order(c);
+	install_filter(c);
+	s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	c->probe[0] = connect(s, (const struct sockaddr *)address, sizeof address) == 0 ? 0 : errno;
+	c->probe[1] = connect(-1, (const struct sockaddr *)address, sizeof address) == 0 ? 0 : errno;
+	c->probe[2] = execve("", none, none) == 0 ? 0 : errno;
+	set_state(c, STATE_DONE);
+	_exit(0);
+}
+
+// Forks a child that shares our descriptor table. Only raw system calls may
+// follow in it: the C library does not know that it was forked.
+static pid_t fork_sharing_files(void)
+{
+#if defined(__s390__)
+	return (pid_t)syscall(SYS_clone, NULL, CLONE_FILES | SIGCHLD, NULL, NULL, NULL);
+#else
+	return (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
+#endif
+}
+
+// Notes what we were started with.
+static void note_descriptors(struct early *e)
+{
+	DIR *dir;
+	struct dirent *d;
+	int i;
+
+	for (i = 0; i < 3; i++)
+		if (fcntl(i, F_GETFD) < 0)
+			e->closed_stdio |= 1u << i;
+	dir = opendir("/proc/self/fd");
+	if (!dir)
+		return;
+	while ((d = readdir(dir)) && e->nfds < EARLY_FDS_MAX) {
+		int fd = atoi(d->d_name), flags;
+
+		if (fd < 3 || fd == dirfd(dir))
+			continue;
+		flags = fcntl(fd, F_GETFD);
+		if (flags >= 0 && !(flags & FD_CLOEXEC))
+			e->fds[e->nfds++] = fd;
+	}
+	closedir(dir);
+}
+
+static void say(const char *text)
+{
+	if (write(2, text, strlen(text)) < 0)
+		return;
+}
+
+// Ends every process below us. We are their subreaper: whatever loses its
+// parent becomes our child, so the loop ends when there is no child left.
+static void end_everything(void)
+{
+	char path[64], list[4096];
+	struct timespec pause = {0, 1000000};
+	int n, fd, i;
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/children", getpid());
+	for (;;) {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		n = fd < 0 ? -1 : (int)read(fd, list, sizeof list - 1);
+		if (fd >= 0)
+			close(fd);
+		if (n > 0) {
+			// A cut list may end in half a number: drop it.
+			list[n] = 0;
+			if (n == (int)sizeof list - 1)
+				while (n > 0 && list[n - 1] != ' ')
+					list[--n] = 0;
+			for (i = 0; i < n;) {
+				int pid = atoi(list + i);
+
+				if (pid > 1)
+					kill(pid, SIGKILL);
+				while (i < n && list[i] != ' ')
+					i++;
+				i++;
+			}
+		} else if (n < 0 && early_page->target > 1) {
+			kill(early_page->target, SIGKILL);
+		}
+		while (waitpid(-1, NULL, WNOHANG | __WALL) > 0)
+			;
+		if (waitpid(-1, NULL, WNOHANG | __WALL) < 0 && errno == ECHILD)
+			return;
+		nanosleep(&pause, NULL);
+	}
+}
+
+static void let_continue(int listener, uint64_t id)
+{
+	struct seccomp_notif_resp resp;
+
+	memset(&resp, 0, sizeof resp);
+	resp.id = id;
+	resp.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+	ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &resp);
+}
+
+// With --on-failure open the guardian lets every call of the target pass
+// until the target ends: first what the supervisor had taken and not
+// answered, then what comes.
+static int let_everything_pass(int listener, const sigset_t *all)
+{
+	struct pollfd p = {listener, POLLIN, 0};
+	uint8_t buffer[EARLY_SLOT_SIZE];
+	struct timespec now = {0, 0};
+	siginfo_t info;
+	int i, status, pid, sig;
+
+	for (i = 0; i < EARLY_SLOTS; i++) {
+		uint64_t id = *(volatile uint64_t *)early_page->slots[i];
+
+		if (id)
+			let_continue(listener, id);
+	}
+	for (;;) {
+		while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0)
+			if (pid == early_page->target)
+				return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+		if (pid < 0 && errno == ECHILD)
+			return 128 + SIGKILL;
+		while ((sig = sigtimedwait(all, &info, &now)) > 0)
+			if (sig != SIGCHLD)
+				kill(early_page->target, sig);
+		if (poll(&p, 1, 20) <= 0 || !(p.revents & POLLIN))
+			continue;
+		memset(buffer, 0, sizeof buffer);
+		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, buffer) == 0)
+			let_continue(listener, *(uint64_t *)buffer);
+	}
+}
+
+static int receive_listener(int sock)
+{
+	char byte, control[CMSG_SPACE(sizeof(int))];
+	struct iovec iov = {&byte, 1};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+	struct cmsghdr *c;
+	int fd;
+
+	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0)
+		return -1;
+	c = CMSG_FIRSTHDR(&msg);
+	if (!c || c->cmsg_type != SCM_RIGHTS)
+		return -1;
+	memcpy(&fd, CMSG_DATA(c), sizeof fd);
+	return fd;
+}
+
+// The guardian is the process that was started: the supervisor is its child,
+// the target its grandchild. It passes signals on, returns the exit status,
+// and acts when the supervisor dies without having said goodbye.
+static void guard(pid_t supervisor, int sock)
+{
+	sigset_t all;
+	siginfo_t info;
+	int sig, status, listener = -1, null;
+
+	sigfillset(&all);
+	signal(SIGCHLD, SIG_DFL); // an inherited SIG_IGN would reap behind our back
+	prctl(PR_SET_NAME, "defender-guard", 0, 0, 0);
+	// Hold nothing open that the target may want to see closed.
+	syscall(SYS_close_range, 3, sock - 1, 0);
+	syscall(SYS_close_range, sock + 1, ~0U, 0);
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0) {
+		dup2(null, 0);
+		dup2(null, 1);
+		close(null);
+	}
+	for (;;) {
+		sig = sigwaitinfo(&all, &info);
+		if (sig < 0)
+			continue;
+		if (sig != SIGCHLD) {
+			kill(supervisor, sig);
+			continue;
+		}
+		// Only the supervisor: after its death the rest is ours as well.
+		if (waitpid(supervisor, &status, WNOHANG) != supervisor) {
+			if (__atomic_exchange_n(&early_page->stopped, 0, __ATOMIC_SEQ_CST))
+				kill(getpid(), SIGSTOP); // the shell shall see the job stopped
+			continue;
+		}
+		break;
+	}
+	if (early_page->finished || !early_page->started)
+		_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+
+	early_page->took_over = 1;
+	if (early_page->on_failure_open && (listener = receive_listener(sock)) >= 0) {
+		say("defender: the supervisor died; every call of the target passes from now on (--on-failure open)\n");
+		_exit(let_everything_pass(listener, &all));
+	}
+	say("defender: the supervisor died; ending the target (--on-failure closed)\n");
+	end_everything();
+	_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : 70);
+}
+
+// Start-up of every program that links this package; it acts only on "run".
+__attribute__((constructor)) static void early(int argc, char **argv, char **envp)
+{
+	sigset_t all, before;
+	int line[2] = {-1, -1};
+	pid_t pid, self;
+
+	if (argc < 2 || strcmp(argv[1], "run") != 0)
+		return;
+	our_argv = argv;
+	our_envp = envp;
+	early_page = mmap(NULL, sizeof *early_page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (early_page == MAP_FAILED) {
+		early_page = NULL;
+		return;
+	}
+	note_descriptors(early_page);
+	// Not dumpable: our memory, environment and descriptors are closed to
+	// every process without CAP_SYS_PTRACE, also to one of our own user.
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	early_page->guardian_sock = -1;
+
+	// As the first process of a container, our death is the container's.
+	if (getpid() != 1 && socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, line) == 0) {
+		sigfillset(&all);
+		sigprocmask(SIG_BLOCK, &all, &before);
+		early_page->guardian = getpid();
+		pid = fork();
+		if (pid > 0)
+			guard(pid, line[1]); // does not return
+		sigprocmask(SIG_SETMASK, &before, NULL);
+		if (pid < 0) {
+			early_page->guardian = 0;
+			close(line[0]);
+		} else {
+			prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+			early_page->guardian_sock = line[0];
+		}
+		close(line[1]);
+	}
+	early_page->supervisor = self = getpid();
+	pid = fork_sharing_files();
+	if (pid == 0)
+		stage(self);
+	early_page->stage.pid = pid;
+	pid = fork_sharing_files();
+	if (pid == 0)
+		probe(self);
+	early_page->probe.pid = pid;
+}
+
+void early_wipe_environment(void)
+{
+	char **p;
+
+	for (p = our_envp; p && *p; p++) {
+		char *value = strncmp(*p, OURS, strlen(OURS)) == 0 ? strchr(*p, '=') : NULL;
+
+		if (value)
+			explicit_bzero(value + 1, strlen(value + 1));
+	}
+}

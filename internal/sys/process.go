@@ -1,0 +1,128 @@
+package sys
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// pidfdThread is PIDFD_THREAD (Linux 6.9): the number may be any thread's.
+const pidfdThread = unix.O_EXCL
+
+// GetFD duplicates descriptor fd of thread tid of process pid into this
+// process (pidfd_getfd(2)). Before Linux 6.9 it is the descriptor of the
+// process's first thread, which shares the table in any ordinary program.
+func GetFD(tid, pid, fd int) (int, error) {
+	p, err := unix.PidfdOpen(tid, pidfdThread)
+	if err == unix.EINVAL {
+		p, err = unix.PidfdOpen(pid, 0)
+	}
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(p)
+	return unix.PidfdGetfd(p, fd, 0)
+}
+
+// Ptrace requests and events that x/sys keeps to itself.
+const (
+	TraceExec      = unix.PTRACE_O_TRACEEXEC
+	ptraceSeize    = unix.PTRACE_SEIZE
+	ptraceInt      = unix.PTRACE_INTERRUPT
+	ptraceDetach   = unix.PTRACE_DETACH
+	EventExec      = unix.PTRACE_EVENT_EXEC
+	EventStop      = 128 // PTRACE_EVENT_STOP
+	waitNotThread  = unix.WNOTHREAD
+	waitAllThreads = unix.WALL
+)
+
+// Seize attaches to thread tid without stopping it. All requests for it, and
+// WaitTracee, must come from the calling OS thread.
+func Seize(tid int, options uintptr) error { return ptrace(ptraceSeize, tid, options) }
+
+// Interrupt stops a seized thread on its way back from the kernel.
+func Interrupt(tid int) error { return ptrace(ptraceInt, tid, 0) }
+
+// Detach lets a stopped thread go on with signal sig, or none.
+func Detach(tid int, sig syscall.Signal) error { return ptrace(ptraceDetach, tid, uintptr(sig)) }
+
+func ptrace(req, tid int, data uintptr) error {
+	if _, _, e := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(req), uintptr(tid), 0, data, 0, 0); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// WaitTracee waits for the next stop or end of a tracee of this OS thread, and
+// for nothing else: not for children, and not for other threads' tracees.
+func WaitTracee() (int, unix.WaitStatus, error) {
+	var status unix.WaitStatus
+	for {
+		pid, err := unix.Wait4(-1, &status, waitNotThread|waitAllThreads, nil)
+		if err != unix.EINTR {
+			return pid, status, err
+		}
+	}
+}
+
+// SetThreadIDs changes the real and effective ids of the calling OS thread
+// alone, keeping the saved ones, with which the way back is open.
+// Precondition: the OS thread is locked.
+func SetThreadIDs(uid, gid int) error {
+	const keep = ^uintptr(0)
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), keep); e != 0 {
+		return e
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), keep); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// Gettid is the calling OS thread's id.
+func Gettid() int { return unix.Gettid() }
+
+// Tgkill sends a signal to one thread of this process.
+func Tgkill(tid int, sig syscall.Signal) error { return unix.Tgkill(unix.Getpid(), tid, sig) }
+
+// Connect is connect(2) with the bytes of a sockaddr as given. It may block.
+func Connect(fd int, addr []byte) error {
+	var p unsafe.Pointer
+	if len(addr) > 0 {
+		p = unsafe.Pointer(&addr[0])
+	}
+	if _, _, e := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(p), uintptr(len(addr))); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// Message is what sendmsg(2) sends: a destination (empty for none), a payload
+// and control data, all in our memory.
+type Message struct {
+	Name, Payload, Control []byte
+}
+
+// Sendmsg is sendmsg(2) with the bytes as given. It may block.
+func Sendmsg(fd int, m *Message, flags int) (int, error) {
+	var hdr unix.Msghdr
+	var iov unix.Iovec
+	if len(m.Name) > 0 {
+		hdr.Name, hdr.Namelen = &m.Name[0], uint32(len(m.Name))
+	}
+	if len(m.Payload) > 0 {
+		iov.Base = &m.Payload[0]
+		iov.SetLen(len(m.Payload))
+	}
+	hdr.Iov, hdr.Iovlen = &iov, 1
+	if len(m.Control) > 0 {
+		hdr.Control = &m.Control[0]
+		hdr.SetControllen(len(m.Control))
+	}
+	n, _, e := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&hdr)), uintptr(flags))
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), nil
+}
