@@ -1,0 +1,200 @@
+package policy
+
+import "errors"
+
+// Engine is the one rule of a Policy that counts for a workload, ready to
+// judge. It does not change and may be used by many goroutines at once.
+//
+// The nil and the zero Engine refuse everything. An Engine of Compile in which
+// no rule matches the workload refuses nothing and tells nothing.
+type Engine struct {
+	compiled  bool
+	rule      string // "" if no rule matched
+	onUnknown *Effect
+	judges
+}
+
+// judges are the sections of a rule that say something. A section that is
+// absent or disabled, or whose lists are all empty, is nil.
+type judges struct {
+	processes *processJudge
+	dns       *dnsJudge
+	network   *networkJudge
+}
+
+// newJudges prepares the sections of r and reports their faults under path.
+func newJudges(r *Rule, path string, f *faults) judges {
+	if r.OnUnknown != nil {
+		checkEffect(r.OnUnknown, path+".onUnknown", f)
+	}
+	return judges{
+		processes: newProcesses(r.Processes, path+".processes", f),
+		dns:       newDNS(r.DNS, path+".dns", f),
+		network:   newNetwork(r.Network, path+".network", f),
+	}
+}
+
+// speaks reports whether a section of effect e ever detects anything.
+func speaks(e *Effect) bool { return e != nil && *e != Disable }
+
+// Compile selects the first enabled rule of p whose scope matches w. The error
+// joins every fault of p, in any of its rules, and the Engine is then nil.
+func Compile(p *Policy, w Workload) (*Engine, error) {
+	if found := p.Validate(); len(found) > 0 {
+		errs := make([]error, len(found))
+		for i, fault := range found {
+			errs[i] = fault
+		}
+		return nil, errors.Join(errs...)
+	}
+	var none faults // Validate has seen them all
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		if r.Disabled || !newSelector(&r.Scope, "", &none).matches(w) {
+			continue
+		}
+		e := &Engine{compiled: true, rule: r.Name, judges: newJudges(r, "", &none)}
+		if r.OnUnknown != nil {
+			e.onUnknown = new(*r.OnUnknown)
+		}
+		return e, nil
+	}
+	return &Engine{compiled: true}, nil
+}
+
+// Rule returns the name of the selected rule, or "" if none matched.
+func (e *Engine) Rule() string {
+	if e == nil {
+		return ""
+	}
+	return e.rule
+}
+
+// Refuses reports whether an event of section s could ever be refused. The
+// section NoSection stands for all of them.
+func (e *Engine) Refuses(s Section) bool {
+	if e == nil || !e.compiled {
+		return true
+	}
+	if e.onUnknown != nil && e.onUnknown.Refuses() {
+		return true
+	}
+	return e.effect(s).Refuses()
+}
+
+// effect returns the effect of section s, and Disable if s says nothing. For
+// NoSection it is that of the strictest section.
+func (e *Engine) effect(s Section) Effect {
+	strictest := Disable
+	consider := func(of Section, effect Effect) {
+		if (s == of || s == NoSection) && severity(effect) > severity(strictest) {
+			strictest = effect
+		}
+	}
+	if e.processes != nil {
+		consider(Processes, e.processes.effect)
+	}
+	if e.dns != nil {
+		consider(DNS, e.dns.effect)
+	}
+	if e.network != nil {
+		consider(Network, e.network.effect)
+	}
+	return strictest
+}
+
+// severity orders effects by what they do to the target.
+func severity(e Effect) int {
+	switch e {
+	case Disable:
+		return 0
+	case Alert:
+		return 1
+	case Prevent:
+		return 2
+	}
+	return 3
+}
+
+// Decide judges one event and does not keep it. It allocates only when it
+// detects something, or to bring a name into the form that Event asks for.
+//
+// An event of no known kind is judged as one that could not be read.
+func (e *Engine) Decide(ev *Event) Verdict {
+	if e == nil || !e.compiled {
+		return refuseAll(ev)
+	}
+	var (
+		effect   Effect
+		detected Detection
+		reason   string
+	)
+	switch ev.Kind {
+	case Launch:
+		if e.processes != nil {
+			effect = e.processes.effect
+			detected, reason = e.processes.judge(&ev.Program)
+		}
+	case Lookup:
+		if e.dns != nil {
+			effect = e.dns.effect
+			detected, reason = e.dns.judge(ev.Domain)
+		}
+	case Outbound:
+		if e.network != nil {
+			effect = e.network.effect
+			detected, reason = e.network.judge(ev.Addr)
+		}
+	default:
+		if effect = e.unknown(ev.Section); effect != Disable {
+			detected, reason = Unreadable, unreadable(ev)
+		}
+	}
+	if detected == NothingDetected {
+		return Verdict{Allow: true, Rule: e.rule}
+	}
+	return Verdict{
+		Allow:     !effect.Refuses(),
+		Effect:    effect,
+		Detection: detected,
+		Rule:      e.rule,
+		Reason:    reason,
+	}
+}
+
+// unknown returns the effect on a call of section s that could not be read:
+// the rule's onUnknown, or else the section's. A section whose lists are empty
+// refuses nobody, so a call that would have come to it does no harm.
+func (e *Engine) unknown(s Section) Effect {
+	if e.onUnknown != nil {
+		return *e.onUnknown
+	}
+	return e.effect(s)
+}
+
+// unreadable says for people what could not be read.
+func unreadable(ev *Event) string {
+	reason := "a call could not be read"
+	if ev.Call != "" {
+		reason = ev.Call + " could not be read"
+	}
+	if ev.Why != "" {
+		reason += ": " + ev.Why
+	}
+	return reason
+}
+
+// refuseAll is the verdict where there is no policy. It tells, since a
+// refusal nobody hears of looks like a broken target.
+func refuseAll(ev *Event) Verdict {
+	v := Verdict{Effect: Prevent, Detection: Unreadable, Reason: "no policy is in force"}
+	switch ev.Kind {
+	case Launch:
+		v.Detection = DeniedProcess
+	case Lookup:
+		v.Detection = DeniedDNS
+	case Outbound:
+		v.Detection = DeniedIP
+	}
+	return v
+}

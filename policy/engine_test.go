@@ -1,0 +1,262 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestZeroEngineRefuses(t *testing.T) {
+	for _, e := range []*Engine{nil, {}} {
+		for _, ev := range []*Event{launch("/bin/ls", "/bin/ls"), lookup("a.test"), outbound("127.0.0.1:80"), {}} {
+			if v := e.Decide(ev); v.Allow || !v.Tell() || v.Reason != "no policy is in force" {
+				t.Errorf("kind %d: got %+v", ev.Kind, v)
+			}
+		}
+		if !e.Refuses(DNS) || e.Rule() != "" {
+			t.Errorf("Refuses %t, Rule %q", e.Refuses(DNS), e.Rule())
+		}
+	}
+}
+
+func TestNoRuleMatches(t *testing.T) {
+	e, err := Compile(&Policy{Version: 1}, Workload{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ev := range []*Event{launch("/bin/ls", "/bin/ls"), lookup("a.test"), outbound("8.8.8.8:80"), {Section: DNS}} {
+		if v := e.Decide(ev); v != (Verdict{Allow: true}) {
+			t.Errorf("kind %d: got %+v", ev.Kind, v)
+		}
+	}
+	if e.Refuses(Processes) || e.Refuses(NoSection) || e.Rule() != "" {
+		t.Error("an engine without a rule refuses")
+	}
+}
+
+func TestCompileFaults(t *testing.T) {
+	e, err := Compile(&Policy{Rules: []Rule{{Disabled: true}}}, Workload{})
+	if e != nil || err == nil {
+		t.Fatalf("got %v, %v", e, err)
+	}
+	if want := "version: missing; write 1\nrules[0].name: missing"; err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+	if fault := (Fault{}); !errors.As(err, &fault) {
+		t.Error("no Fault in the error")
+	}
+	if _, err := Compile(nil, Workload{}); err == nil {
+		t.Error("no policy is a policy")
+	}
+}
+
+func TestEffects(t *testing.T) {
+	for _, c := range []struct {
+		effect  Effect
+		want    Verdict
+		refuses bool
+	}{
+		{Prevent, Verdict{Effect: Prevent, Detection: DeniedDNS, Rule: "r", Reason: `"a.test" is on the deny list`}, true},
+		{Block, Verdict{Effect: Block, Detection: DeniedDNS, Rule: "r", Reason: `"a.test" is on the deny list`}, true},
+		{Alert, Verdict{Allow: true, Effect: Alert, Detection: DeniedDNS, Rule: "r", Reason: `"a.test" is on the deny list`}, false},
+		{Disable, Verdict{Allow: true, Rule: "r"}, false},
+	} {
+		e := compile(t, Rule{DNS: &DNSSection{Effect: &c.effect, Deny: list("a.test")}})
+		if v := e.Decide(lookup("a.test")); v != c.want {
+			t.Errorf("%s: got %+v, want %+v", c.effect, v, c.want)
+		}
+		if got := e.Refuses(DNS); got != c.refuses {
+			t.Errorf("%s: Refuses(DNS) = %t", c.effect, got)
+		}
+		if e.Refuses(Processes) || e.Refuses(Network) {
+			t.Errorf("%s: refuses sections it lacks", c.effect)
+		}
+	}
+}
+
+func TestUnknown(t *testing.T) {
+	full := func(e Effect) *DNSSection { return &DNSSection{Effect: &e, Deny: list("a.test")} }
+	empty := func(e Effect) *DNSSection { return &DNSSection{Effect: &e} }
+	const silent = Disable // stands for: allowed, nothing told
+	for _, c := range []struct {
+		name    string
+		rule    Rule
+		section Section
+		want    Effect
+	}{
+		{"section prevents", Rule{DNS: full(Prevent)}, DNS, Prevent},
+		{"section blocks", Rule{DNS: full(Block)}, DNS, Block},
+		{"section alerts", Rule{DNS: full(Alert)}, DNS, Alert},
+		{"section disabled", Rule{DNS: full(Disable)}, DNS, silent},
+		{"section with empty lists", Rule{DNS: empty(Prevent)}, DNS, silent},
+		{"section absent", Rule{DNS: full(Prevent)}, Network, silent},
+		{"no section: the strictest", Rule{DNS: full(Prevent)}, NoSection, Prevent},
+		{"no section, none speaks", Rule{DNS: empty(Prevent)}, NoSection, silent},
+		{"a section nobody knows", Rule{DNS: full(Prevent)}, Section(99), silent},
+		{"onUnknown over the section", Rule{DNS: full(Alert), OnUnknown: new(Prevent)}, DNS, Prevent},
+		{"onUnknown, lists empty", Rule{DNS: empty(Disable), OnUnknown: new(Alert)}, DNS, Alert},
+		{"onUnknown, section absent", Rule{OnUnknown: new(Block)}, Processes, Block},
+		{"onUnknown disabled", Rule{DNS: full(Prevent), OnUnknown: new(Disable)}, DNS, silent},
+	} {
+		ev := &Event{Kind: Unknown, Section: c.section, Call: "connect", Why: "the address is gone"}
+		want := Verdict{
+			Allow: !c.want.Refuses(), Effect: c.want, Detection: Unreadable, Rule: "r",
+			Reason: "connect could not be read: the address is gone",
+		}
+		if c.want == silent {
+			want = Verdict{Allow: true, Rule: "r"}
+		}
+		e := compile(t, c.rule)
+		if v := e.Decide(ev); v != want {
+			t.Errorf("%s: got %+v, want %+v", c.name, v, want)
+		}
+		if c.want.Refuses() && !e.Refuses(c.section) {
+			t.Errorf("%s: refused, but Refuses says it cannot be", c.name)
+		}
+	}
+}
+
+// A kind of a later version is no way past the judge.
+func TestUnheardOfKind(t *testing.T) {
+	e := compile(t, Rule{OnUnknown: new(Prevent)})
+	check(t, e.Decide(&Event{Kind: 99}), Unreadable, "a call could not be read")
+}
+
+func TestEffectText(t *testing.T) {
+	for e := Prevent; e <= Disable; e++ {
+		text, err := e.MarshalText()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Effect
+		if err := back.UnmarshalText(text); err != nil || back != e {
+			t.Errorf("%s: read as %s, %v", text, back, err)
+		}
+	}
+	for _, word := range []string{"", "Prevent", "prevnt", "effect(?)", "0"} {
+		e := Alert
+		if err := e.UnmarshalText([]byte(word)); err == nil || e != Alert {
+			t.Errorf("%q: read as %s, %v", word, e, err)
+		}
+	}
+	if _, err := Effect(9).MarshalText(); err == nil {
+		t.Error("effect 9 has a word")
+	}
+}
+
+// The Engine is the rule as it was compiled, whatever becomes of the Policy.
+func TestEngineKeepsNothing(t *testing.T) {
+	r := Rule{
+		OnUnknown: new(Prevent),
+		DNS:       &DNSSection{Effect: new(Prevent), Deny: list("*.a.test")},
+	}
+	e := compile(t, r)
+	*r.OnUnknown, *r.DNS.Effect, r.DNS.Deny[0] = Disable, Disable, "b.test"
+	check(t, e.Decide(lookup("x.a.test")), DeniedDNS, `"x.a.test" is on the deny list (*.a.test)`)
+	check(t, e.Decide(&Event{Call: "execve"}), Unreadable, "execve could not be read")
+}
+
+// big returns an engine of 1,000 rules, of which the last one matches and has
+// 10,000 domains, prefixes and processes on each list.
+func big(t testing.TB) *Engine {
+	p := &Policy{Version: 1}
+	for i := range 1000 {
+		p.Rules = append(p.Rules, Rule{
+			Name:  fmt.Sprint("rule ", i),
+			Scope: Scope{Containers: list(fmt.Sprint("c", i))},
+			DNS:   &DNSSection{Effect: new(Prevent), Deny: list("*.a.test")},
+		})
+	}
+	var domains, names, nets []string
+	for i := range 10_000 {
+		domains = append(domains, fmt.Sprintf("*.host%d.example.com", i))
+		names = append(names, fmt.Sprintf("/usr/bin/tool%d", i))
+		nets = append(nets, fmt.Sprintf("10.%d.%d.0/24", i/256, i%256), fmt.Sprintf("2001:db8:%x::/48", i))
+	}
+	and := func(entries []string, more ...string) []string {
+		return append(entries[:len(entries):len(entries)], more...)
+	}
+	p.Rules[999].DNS = &DNSSection{Effect: new(Prevent), Deny: domains, Allow: and(domains, "**.allowed.test")}
+	p.Rules[999].Processes = &ProcessesSection{Effect: new(Prevent), Deny: names, Allow: and(names, "/bin/*", "/opt/*/bin/*", "python*")}
+	p.Rules[999].Network = &NetworkSection{Effect: new(Prevent), Outbound: OutboundSection{
+		Deny: nets, Allow: and(nets, "192.0.2.0/24", "2001:db9::/32"), AllowPorts: list("1-1023"), DenyPorts: list("25"),
+	}}
+	e, err := Compile(p, Workload{Container: "c999"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+var hot = []struct {
+	name string
+	ev   *Event
+}{
+	{"lookup", lookup("www.eu-west-1.allowed.test")},
+	{"lookup of 127 labels", lookup(strings.Repeat("a.", 120) + "allowed.test")},
+	{"launch", launch("/bin/ls", "/bin/ls")},
+	{"script", &Event{Kind: Launch, Program: Program{
+		Typed: "/opt/app/bin/run", Path: "/opt/app/bin/run", Interpreters: list("/bin/bash"),
+	}}},
+	{"applet", &Event{Kind: Launch, Program: Program{Typed: "/bin/ls", Path: "/bin/busybox", Applet: "ls"}}},
+	{"outbound IPv4", outbound("192.0.2.7:443")},
+	{"outbound IPv6", outbound("[2001:db9::7]:443")},
+	{"outbound loopback", outbound("127.0.0.1:5432")},
+	{"unknown", &Event{Kind: Unknown, Section: Section(99), Call: "connect"}},
+}
+
+func TestDecideAllocatesNothing(t *testing.T) {
+	e := big(t)
+	for _, c := range hot {
+		if v := e.Decide(c.ev); v.Tell() {
+			t.Errorf("%s: detected: %+v", c.name, v)
+		}
+		if n := testing.AllocsPerRun(100, func() { e.Decide(c.ev) }); n != 0 {
+			t.Errorf("%s: %v allocations", c.name, n)
+		}
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	e := big(b)
+	for _, c := range hot {
+		b.Run(strings.ReplaceAll(c.name, " ", "-"), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				e.Decide(c.ev)
+			}
+		})
+	}
+}
+
+func FuzzDecide(f *testing.F) {
+	f.Add(uint8(1), "/bin/ls", "/usr/bin/ls", "/bin/sh", "", "", "ls", "", "", uint16(0))
+	f.Add(uint8(2), "", "", "", "", "", "x.evil.test", "", "10.0.0.0/8", uint16(0))
+	f.Add(uint8(3), "*", "a/b", "**.x", "\x01\x02\x03\x04", "25", "1-2", "::/0", "fe80::1", uint16(25))
+	f.Fuzz(func(t *testing.T, kind uint8, a, b, c, addr, d, g, h, i string, port uint16) {
+		e1, e2 := Effect(kind%5), Effect(kind/5%5)
+		lists := [][]string{{a}, {b, c}, {d}, {g, h, i}, nil}
+		pick := func(n int) []string { return lists[(int(kind)+n)%len(lists)] }
+		p := &Policy{Version: 1, Rules: []Rule{{
+			Name:      "r",
+			Processes: &ProcessesSection{&e1, pick(0), pick(1)},
+			DNS:       &DNSSection{&e2, pick(2), pick(3)},
+			Network:   &NetworkSection{&e1, OutboundSection{pick(4), pick(5), pick(6), pick(7)}},
+			OnUnknown: &e2,
+		}}}
+		e, err := Compile(p, Workload{Image: a, Container: b, AppID: c})
+		if (err != nil) != (e == nil) || (err != nil) != (len(p.Validate()) > 0) {
+			t.Fatalf("Compile gave %v, %v; Validate %v", e, err, p.Validate())
+		}
+		ev := outbound("192.0.2.1:1")
+		ev.Kind, ev.Section, ev.Domain, ev.Call = Kind(kind%6), Section(kind%5), g, h
+		ev.Program = Program{Typed: a, Path: b, Interpreters: lists[port%5], Loaded: c, Applet: i}
+		if ip, ok := addrOf(addr); ok {
+			ev.Addr = ip
+		}
+		if v := e.Decide(ev); !v.Allow && !v.Tell() || v.Tell() && v.Reason == "" {
+			t.Errorf("a refusal without a word: %+v", v)
+		}
+	})
+}

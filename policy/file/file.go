@@ -1,0 +1,160 @@
+// Package file reads policy files, in YAML or JSON.
+//
+// It is strict, for a typo in a policy must not weaken it: an unknown key, a
+// value of the wrong type or an entry nobody can read is a fault. Every fault
+// is reported, each with its line, column and path, and a file with a fault
+// gives no policy at all.
+//
+// JSON is read as the YAML it nearly is, with the same faults and positions.
+package file
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"go.yaml.in/yaml/v4"
+
+	"appdefender/policy"
+)
+
+// A policy of 10,000 domains has a fortieth of maxSize, in bytes, and a
+// twenty-fifth of maxMarks. The parser takes up to 3 KB of memory for a mark:
+// without their bound, 16 MiB of commas take about 8 GB.
+const (
+	maxSize  = 16 << 20
+	maxMarks = 1 << 18
+)
+
+//go:embed default.yaml
+var defaultPolicy []byte
+
+// Default returns the shipped policy, which holds where no other is given.
+func Default() *policy.Policy {
+	p, err := Parse("default.yaml", defaultPolicy)
+	if err != nil {
+		panic(err) // a test reads it
+	}
+	return p
+}
+
+// Load reads the policy file at path. The error is an [*Errors] if the file
+// could be read but has faults.
+func Load(path string) (*policy.Policy, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading policy: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1)) // Parse refuses what is longer
+	if err != nil {
+		return nil, fmt.Errorf("reading policy: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse reads the policy in data. The error is an [*Errors], in which the
+// file is called name.
+func Parse(name string, data []byte) (*policy.Policy, error) {
+	var d decoder
+	p := d.policy(data)
+	if len(d.faults) > 0 {
+		return nil, newErrors(name, d.faults)
+	}
+	return p, nil
+}
+
+// policy decodes and validates data. If it adds no fault, the policy has none.
+func (d *decoder) policy(data []byte) *policy.Policy {
+	if len(data) > maxSize {
+		d.faults = append(d.faults, Fault{1, 1, "", fmt.Sprintf("larger than %d MiB", maxSize>>20)})
+		return nil
+	}
+	if marks(data) > maxMarks {
+		d.faults = append(d.faults, Fault{1, 1, "", fmt.Sprintf("more than %d lines, commas and brackets", maxMarks)})
+		return nil
+	}
+	root := d.document(data)
+	if root == nil {
+		return nil
+	}
+	p := new(policy.Policy)
+	d.root(root, p)
+	positions := newLocator(root)
+	for _, f := range p.Validate() {
+		if !d.isSpoiled(f.Path) {
+			line, col := positions.position(f.Path)
+			d.faults = append(d.faults, Fault{line, col, f.Path, f.Msg})
+		}
+	}
+	return p
+}
+
+// marks counts the bytes without which YAML begins no value but the first: line
+// ends, commas, opening brackets, and the indicators "- " and "? ". Those in
+// strings and comments count too, so it is an upper bound.
+func marks(data []byte) int {
+	n := 0
+	for i, c := range data {
+		switch c {
+		case '\n', '\r', ',', '[', '{':
+			n++
+		case ' ', '\t':
+			if i > 0 && (data[i-1] == '-' || data[i-1] == '?') {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// document parses data, which must be one document, and returns its root or
+// nil.
+func (d *decoder) document(data []byte) *yaml.Node {
+	if bytes.IndexByte(data, '\t') >= 0 && json.Valid(data) {
+		// YAML has no tabs before a value. In JSON they stand only between
+		// tokens, and a space is as wide.
+		data = bytes.ReplaceAll(data, []byte{'\t'}, []byte{' '})
+	}
+	loader, err := yaml.NewLoader(bytes.NewReader(data))
+	if err != nil {
+		d.syntax(err)
+		return nil
+	}
+	var first, next yaml.Node
+	switch err := loader.Load(&first); {
+	case errors.Is(err, io.EOF):
+		d.faults = append(d.faults, Fault{1, 1, "", "empty; a policy begins with version: 1"})
+		return nil
+	case err != nil:
+		d.syntax(err)
+		return nil
+	}
+	switch err := loader.Load(&next); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		d.syntax(err)
+	default:
+		d.faults = append(d.faults, Fault{next.Line, next.Column, "", "another document; a policy file holds one"})
+	}
+	root := &first
+	if root.Kind == yaml.DocumentNode {
+		root = root.Content[0]
+	}
+	return root
+}
+
+// syntax adds the fault of a file that is no YAML. The parser stops at it, so
+// there is only one.
+func (d *decoder) syntax(err error) {
+	f := Fault{1, 1, "", err.Error()}
+	var at *yaml.LoadError
+	if errors.As(err, &at) {
+		f = Fault{max(at.Mark.Line, 1), max(at.Mark.Column, 1), "", at.Message}
+	}
+	d.faults = append(d.faults, f)
+}
