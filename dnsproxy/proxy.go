@@ -1,0 +1,208 @@
+// Package dnsproxy answers the target's lookups: it is the door for names.
+//
+// The life of a query: its bytes are read, the name in it becomes a
+// [policy.Event], the judge decides, an allowed query is asked upstream and a
+// refused one is answered with "no such name", the reply is sent, and then
+// what was worth telling is recorded. Queries come from the listeners of a
+// [Proxy], or from whoever took one out of a system call ([Proxy.Exchange]);
+// both take the same path.
+//
+// A query is never passed on as it came. The message that goes upstream and
+// the one that goes back are built anew from what was read and judged, so
+// that no resolver can read another name out of the same bytes.
+package dnsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"appdefender/policy"
+)
+
+const (
+	maxInFlight    = 512              // queries being answered
+	maxConns       = 256              // TCP connections of clients
+	idleTimeout    = 10 * time.Second // of a client's TCP connection
+	writeTimeout   = 5 * time.Second
+	tryTimeout     = 2 * time.Second // for one upstream
+	giveUpTimeout  = 8 * time.Second // for all of them
+	acceptPause    = 10 * time.Millisecond
+	maxSocketFails = 100 // in a row, until a listener is given up
+)
+
+// Config says how a Proxy judges and where it asks.
+type Config struct {
+	// Upstreams are asked in order, as a resolv.conf's. With none, what is
+	// allowed gets SERVFAIL.
+	Upstreams []netip.AddrPort
+	// Decide is the judge. Its Allow is what to do, dry run included.
+	// It must not be nil and is called from many goroutines.
+	Decide func(*policy.Event) policy.Verdict
+	// Record is told each verdict worth telling, after the reply, with what
+	// went wrong while answering. nil tells nobody. It must not block.
+	Record func(*policy.Event, policy.Verdict, error)
+	// Asker says which process sends from a client's address; network is
+	// "udp" or "tcp". It is called before the reply, for the asker may be
+	// gone after it. nil means that nobody knows.
+	Asker func(network string, client netip.AddrPort) policy.Process
+}
+
+// Proxy is a DNS forwarder that judges each name. Create one with [New].
+type Proxy struct {
+	conf Config
+
+	slots     chan struct{} // one for each query in flight
+	overflows atomic.Uint64
+
+	// Fixed but in tests.
+	idle, tryFor, giveUp time.Duration
+
+	mu  sync.Mutex // guards what follows
+	udp *net.UDPConn
+	tcp *net.TCPListener
+}
+
+// New checks conf and returns a Proxy that has not started anything.
+func New(conf Config) (*Proxy, error) {
+	var errs []error
+	if conf.Decide == nil {
+		errs = append(errs, errors.New("decide: missing"))
+	}
+	for i, u := range conf.Upstreams {
+		if !u.IsValid() || u.Port() == 0 {
+			errs = append(errs, fmt.Errorf("upstreams[%d]: %q is no address with a port", i, u))
+		}
+	}
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("configuring DNS proxy: %w", errors.Join(errs...))
+	}
+	return &Proxy{
+		conf:   conf,
+		slots:  make(chan struct{}, maxInFlight),
+		idle:   idleTimeout,
+		tryFor: tryTimeout,
+		giveUp: giveUpTimeout,
+	}, nil
+}
+
+// Listen binds addr for UDP and TCP. Port 0 picks one that is free for both.
+//
+// The address must be one, not "all of them": only a socket bound to the
+// address that was asked is sure to answer from it, and resolvers drop a reply
+// from elsewhere.
+func (p *Proxy) Listen(addr netip.AddrPort) error {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	if !addr.IsValid() || addr.Addr().IsUnspecified() {
+		return fmt.Errorf("listening for DNS on %q: one address is needed", addr)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.udp != nil {
+		return fmt.Errorf("listening for DNS on %q: already listening", addr)
+	}
+	udp, tcp, err := bindBoth(addr)
+	if err != nil {
+		return fmt.Errorf("listening for DNS on %q: %w", addr, err)
+	}
+	p.udp, p.tcp = udp, tcp
+	return nil
+}
+
+// bindBoth binds addr twice. A port the system picked for UDP may be taken for
+// TCP, so port 0 is tried several times.
+func bindBoth(addr netip.AddrPort) (*net.UDPConn, *net.TCPListener, error) {
+	family := "4"
+	if addr.Addr().Is6() {
+		family = "6"
+	}
+	var last error
+	for range 20 {
+		udp, err := net.ListenUDP("udp"+family, net.UDPAddrFromAddrPort(addr))
+		if err != nil {
+			return nil, nil, err
+		}
+		both := netip.AddrPortFrom(addr.Addr(), udp.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+		tcp, err := net.ListenTCP("tcp"+family, net.TCPAddrFromAddrPort(both))
+		if err == nil {
+			return udp, tcp, nil
+		}
+		_ = udp.Close()
+		last = err
+		if addr.Port() != 0 {
+			break
+		}
+	}
+	return nil, nil, last
+}
+
+// Addr returns the address bound by Listen, or the zero AddrPort.
+func (p *Proxy) Addr() netip.AddrPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.udp == nil {
+		return netip.AddrPort{}
+	}
+	return unmap(p.udp.LocalAddr().(*net.UDPAddr).AddrPort())
+}
+
+// Overflows returns how many allowed queries got SERVFAIL because too many
+// were in flight.
+func (p *Proxy) Overflows() uint64 { return p.overflows.Load() }
+
+// Serve answers queries until ctx ends, then returns nil. A Proxy that does
+// not listen only waits.
+func (p *Proxy) Serve(ctx context.Context) error {
+	p.mu.Lock()
+	udp, tcp := p.udp, p.tcp
+	p.mu.Unlock()
+	if udp == nil {
+		<-ctx.Done()
+		return nil
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.serveUDP(gctx, udp) })
+	g.Go(func() error { return p.serveTCP(gctx, tcp) })
+	g.Go(func() error {
+		<-gctx.Done()
+		return p.Close()
+	})
+	err := g.Wait()
+	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return fmt.Errorf("serving DNS: %w", err)
+}
+
+// Close ends the listeners; Serve then returns. It may be called twice.
+func (p *Proxy) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.udp == nil {
+		return nil
+	}
+	// The descriptors stay, closed, so that Addr keeps its answer. A second
+	// Close finds them closed, which is no fault.
+	_ = p.udp.Close()
+	_ = p.tcp.Close()
+	return nil
+}
+
+// pause waits after an error that may pass, such as a lack of descriptors.
+func pause(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(acceptPause):
+	}
+}
+
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
