@@ -127,7 +127,7 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 	case <-d.guardianGone():
 		// Whoever killed the guardian may kill us next: act while we can.
 		d.notice("the guardian died; ending the target (--on-failure closed)")
-		child.KillAll()
+		d.target.KillAll()
 		<-d.target.Done()
 	}
 	d.finish()
@@ -316,7 +316,7 @@ func (d *Defender) end() {
 		select {
 		case <-d.target.Done():
 		case <-time.After(restGrace):
-			child.KillAll()
+			d.target.KillAll()
 		}
 	}()
 }
@@ -340,7 +340,7 @@ func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
 	}
 	restore := func() error { return nil }
 	if takeOver {
-		if restore, _, err = dnsproxy.Takeover(conf, d.proxy.Addr().Addr()); err != nil {
+		if restore, _, err = dnsproxy.Takeover(conf, d.proxy.Addrs()[0].Addr()); err != nil {
 			d.notice("%s stays as it is, name servers are redirected call by call: %v", conf, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,14 +37,17 @@ func (d *Defender) proxyAddr(conf string) (netip.AddrPort, bool) {
 // do: lookups are then redirected call by call.
 func (d *Defender) listenDNS(addr netip.AddrPort, takeOver *bool) error {
 	err := d.proxy.Listen(addr)
-	if err == nil || addr.Port() == 0 {
-		return err
-	}
-	if *takeOver {
+	if err != nil && *takeOver {
 		*takeOver = false
 		d.notice("/etc/resolv.conf stays as it is, name servers are redirected call by call: %v", err)
+		err = d.proxy.Listen(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0))
 	}
-	return d.proxy.Listen(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0))
+	if err != nil {
+		return err
+	}
+	// For sockets that speak IPv6 only; without IPv6 there are none.
+	_ = d.proxy.Listen(netip.AddrPortFrom(netip.IPv6Loopback(), 0))
+	return nil
 }
 
 // isMount reports whether something is mounted on path itself.
@@ -79,13 +83,14 @@ func isLookup(c *supervisor.Call) bool {
 // lookup answers a call to port 53: every name server is the proxy.
 func (d *Defender) lookup(c *supervisor.Call) {
 	who := proc.Describe(c.PID)
-	ours := c.Addr == d.proxy.Addr()
+	addrs := d.proxy.Addrs()
+	ours := slices.Contains(addrs, c.Addr)
 	remember := func(network string, local netip.AddrPort) { d.askers.Add(network, local, who) }
 	switch {
 	case c.CanPerform() && (c.Op == supervisor.Connect || c.Network == "tcp" || ours):
 		r := supervisor.Reply{Proceed: true, Connected: remember}
 		if !ours {
-			r.Redirect = d.proxy.Addr()
+			r.Redirect = addrs
 		}
 		c.Reply(r)
 	case c.CanTake():

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,14 +30,14 @@ func (p *Proxy) forward(ctx context.Context, q *dns.Msg, udp bool) (*dns.Msg, er
 	ctx, cancel := context.WithTimeout(ctx, p.giveUp)
 	defer cancel()
 	var (
-		ours     = p.Addr()
+		ours     = p.Addrs()
 		last     = errNoUpstream
 		refusing *dns.Msg                    // the last answer that was none
 		done     = map[netip.AddrPort]bool{} // not to be asked again
 	)
 	for range rounds {
 		for _, u := range p.conf.Upstreams {
-			if ctx.Err() != nil || done[u] || unmap(u) == ours { // ourselves: never a loop
+			if ctx.Err() != nil || done[u] || slices.Contains(ours, unmap(u)) { // ourselves: never a loop
 				continue
 			}
 			r, err := p.ask(ctx, u, q, udp)

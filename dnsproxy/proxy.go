@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,7 +66,12 @@ type Proxy struct {
 	// Fixed but in tests.
 	idle, tryFor, giveUp time.Duration
 
-	mu  sync.Mutex // guards what follows
+	mu    sync.Mutex // guards what follows
+	doors []door
+}
+
+// door is one address we listen on.
+type door struct {
 	udp *net.UDPConn
 	tcp *net.TCPListener
 }
@@ -94,6 +100,7 @@ func New(conf Config) (*Proxy, error) {
 }
 
 // Listen binds addr for UDP and TCP. Port 0 picks one that is free for both.
+// It may be called for several addresses.
 //
 // The address must be one, not "all of them": only a socket bound to the
 // address that was asked is sure to answer from it, and resolvers drop a reply
@@ -105,14 +112,11 @@ func (p *Proxy) Listen(addr netip.AddrPort) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.udp != nil {
-		return fmt.Errorf("listening for DNS on %q: already listening", addr)
-	}
 	udp, tcp, err := bindBoth(addr)
 	if err != nil {
 		return fmt.Errorf("listening for DNS on %q: %w", addr, err)
 	}
-	p.udp, p.tcp = udp, tcp
+	p.doors = append(p.doors, door{udp, tcp})
 	return nil
 }
 
@@ -143,14 +147,15 @@ func bindBoth(addr netip.AddrPort) (*net.UDPConn, *net.TCPListener, error) {
 	return nil, nil, last
 }
 
-// Addr returns the address bound by Listen, or the zero AddrPort.
-func (p *Proxy) Addr() netip.AddrPort {
+// Addrs returns the addresses bound by Listen, in that order.
+func (p *Proxy) Addrs() []netip.AddrPort {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.udp == nil {
-		return netip.AddrPort{}
+	var addrs []netip.AddrPort
+	for _, d := range p.doors {
+		addrs = append(addrs, unmap(d.udp.LocalAddr().(*net.UDPAddr).AddrPort()))
 	}
-	return unmap(p.udp.LocalAddr().(*net.UDPAddr).AddrPort())
+	return addrs
 }
 
 // Overflows returns how many allowed queries got SERVFAIL because too many
@@ -161,15 +166,17 @@ func (p *Proxy) Overflows() uint64 { return p.overflows.Load() }
 // not listen only waits.
 func (p *Proxy) Serve(ctx context.Context) error {
 	p.mu.Lock()
-	udp, tcp := p.udp, p.tcp
+	doors := slices.Clone(p.doors)
 	p.mu.Unlock()
-	if udp == nil {
+	if len(doors) == 0 {
 		<-ctx.Done()
 		return nil
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.serveUDP(gctx, udp) })
-	g.Go(func() error { return p.serveTCP(gctx, tcp) })
+	for _, d := range doors {
+		g.Go(func() error { return p.serveUDP(gctx, d.udp) })
+		g.Go(func() error { return p.serveTCP(gctx, d.tcp) })
+	}
 	g.Go(func() error {
 		<-gctx.Done()
 		return p.Close()
@@ -185,13 +192,12 @@ func (p *Proxy) Serve(ctx context.Context) error {
 func (p *Proxy) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.udp == nil {
-		return nil
-	}
-	// The descriptors stay, closed, so that Addr keeps its answer. A second
+	// The descriptors stay, closed, so that Addrs keeps its answer. A second
 	// Close finds them closed, which is no fault.
-	_ = p.udp.Close()
-	_ = p.tcp.Close()
+	for _, d := range p.doors {
+		_ = d.udp.Close()
+		_ = d.tcp.Close()
+	}
 	return nil
 }
 

@@ -600,7 +600,7 @@ func TestListeners(t *testing.T) {
 	})
 	serve(t, p, "127.0.0.9:0")
 	for _, network := range []string{"udp", "tcp"} {
-		conn, err := dns.Dial(network, p.Addr().String())
+		conn, err := dns.Dial(network, p.Addrs()[0].String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -642,12 +642,12 @@ func TestReplyComesFromTheAddressAsked(t *testing.T) {
 	}
 	defer conn.Close()
 	raw, _ := query("evil.test.", dns.TypeA).Pack()
-	if _, err := conn.WriteToUDPAddrPort(raw, p.Addr()); err != nil {
+	if _, err := conn.WriteToUDPAddrPort(raw, p.Addrs()[0]); err != nil {
 		t.Fatal(err)
 	}
 	_, from, err := conn.ReadFromUDPAddrPort(make([]byte, 512))
-	if err != nil || unmap(from) != p.Addr() {
-		t.Errorf("answer from %v (%v), asked %v", from, err, p.Addr())
+	if err != nil || unmap(from) != p.Addrs()[0] {
+		t.Errorf("answer from %v (%v), asked %v", from, err, p.Addrs()[0])
 	}
 }
 
@@ -665,7 +665,7 @@ func TestPipelining(t *testing.T) {
 	p.tryFor = time.Minute
 	p.giveUp = time.Minute
 	serve(t, p, "127.0.0.1:0")
-	conn, err := net.Dial("tcp", p.Addr().String())
+	conn, err := net.Dial("tcp", p.Addrs()[0].String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -711,7 +711,7 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 	p := newProxy(t, Config{})
 	p.idle = time.Millisecond
 	serve(t, p, "127.0.0.1:0")
-	conn, err := net.Dial("tcp", p.Addr().String())
+	conn, err := net.Dial("tcp", p.Addrs()[0].String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -732,7 +732,7 @@ func TestOverflow(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		c := &dns.Client{Net: network, Timeout: time.Minute}
 		for name, rcode := range map[string]int{"good.test.": dns.RcodeServerFailure, "evil.test.": dns.RcodeNameError} {
-			r, _, err := c.Exchange(query(name, dns.TypeA), p.Addr().String())
+			r, _, err := c.Exchange(query(name, dns.TypeA), p.Addrs()[0].String())
 			if err != nil || r.Rcode != rcode {
 				t.Errorf("%s by %s: %v, %v", name, network, r, err)
 			}
@@ -759,7 +759,7 @@ func TestServeEnds(t *testing.T) {
 		p.tryFor, p.giveUp = time.Hour, time.Hour
 		serve(t, p, "127.0.0.1:0") // whose cleanup waits for the end
 		for _, network := range []string{"udp", "tcp"} {
-			conn, err := dns.Dial(network, p.Addr().String())
+			conn, err := dns.Dial(network, p.Addrs()[0].String())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -808,14 +808,14 @@ func TestNewAndListenRefuse(t *testing.T) {
 			t.Errorf("listens on %v", addr)
 		}
 	}
-	if p.Addr().IsValid() {
-		t.Errorf("address %v without a listener", p.Addr())
+	if len(p.Addrs()) != 0 {
+		t.Errorf("addresses %v without a listener", p.Addrs())
 	}
 	serve(t, p, "127.0.0.1:0")
-	if err := p.Listen(netip.MustParseAddrPort("127.0.0.1:0")); err == nil {
-		t.Error("listens twice")
+	if err := p.Listen(netip.MustParseAddrPort("127.0.0.2:0")); err != nil || len(p.Addrs()) != 2 {
+		t.Errorf("a second address: %v, %v", p.Addrs(), err)
 	}
-	if err := newProxy(t, Config{}).Listen(p.Addr()); err == nil {
+	if err := newProxy(t, Config{}).Listen(p.Addrs()[0]); err == nil {
 		t.Error("two listen on one address")
 	}
 }

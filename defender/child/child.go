@@ -63,11 +63,13 @@ type Child struct {
 	once sync.Once
 	ws   unix.WaitStatus
 	tty  int // whose foreground we had; -1 without
+
+	alone chan struct{} // closed when no child is left
 }
 
 // New returns the child for the process pid, which need not run yet.
 func New(pid int) *Child {
-	c := &Child{pid: pid, done: make(chan struct{}), tty: -1}
+	c := &Child{pid: pid, done: make(chan struct{}), alone: make(chan struct{}), tty: -1}
 	for fd := range 3 {
 		if pgrp, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == nil && pgrp == unix.Getpgrp() {
 			c.tty = fd
@@ -97,6 +99,7 @@ func (c *Child) Exited(pid int, ws unix.WaitStatus) {
 // Reap waits for children until there is none left. It must be called on the
 // process's first thread (main, with the thread locked in an init function).
 func (c *Child) Reap() {
+	defer close(c.alone)
 	for {
 		var ws unix.WaitStatus
 		pid, err := unix.Wait4(-1, &ws, unix.WUNTRACED|unix.WNOTHREAD, nil)
@@ -182,29 +185,27 @@ func (c *Child) EndRest(grace time.Duration) int {
 		_ = unix.Kill(pid, unix.SIGTERM)
 		_ = unix.Kill(pid, unix.SIGCONT)
 	}
-	deadline := time.Now().Add(grace)
-	for pause := time.Millisecond; len(children()) > 0; pause = min(2*pause, 50*time.Millisecond) {
-		time.Sleep(pause)
-		if time.Now().After(deadline) {
-			KillAll()
-			break
-		}
+	select {
+	case <-c.alone:
+	case <-time.After(grace):
+		c.KillAll()
 	}
 	return len(left)
 }
 
-// KillAll sends SIGKILL to every child, and to what becomes one, until there
-// is none. Reap must be running.
-func KillAll() {
+// KillAll sends SIGKILL to every child, and to what becomes one, until Reap
+// has found that there is none. The list of children may lack some that come
+// and go; the wait lacks none.
+func (c *Child) KillAll() {
 	for {
-		list := children()
-		if len(list) == 0 {
-			return
-		}
-		for _, pid := range list {
+		for _, pid := range children() {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
-		time.Sleep(time.Millisecond)
+		select {
+		case <-c.alone:
+			return
+		case <-time.After(time.Millisecond):
+		}
 	}
 }
 

@@ -388,8 +388,12 @@ func (c *Call) proceedSocket(r Reply) Outcome {
 		return Outcome{Level: Performed, Err: c.take(r.Take)}
 	}
 	name := c.sockaddr
-	if r.Redirect.IsValid() {
-		name = sockaddr(c.kind.domain, r.Redirect)
+	if len(r.Redirect) > 0 {
+		to, ok := c.reachable(r.Redirect)
+		if !ok {
+			return Outcome{Level: Refused, Err: c.refuse(unix.ENETUNREACH)}
+		}
+		name = sockaddr(c.kind.domain, to)
 	}
 	if r.Connected != nil && c.Op == Send {
 		// The message may be there before we are back.
@@ -405,6 +409,22 @@ func (c *Call) proceedSocket(r Reply) Outcome {
 	}
 	failed := err != nil && !errors.Is(err, unix.EINPROGRESS)
 	return Outcome{Level: Performed, Failed: failed, Err: c.finish(n, err)}
+}
+
+// reachable picks the first address that the socket can send to: an IPv6
+// socket reaches IPv4 unless it was told not to (ipv6(7), IPV6_V6ONLY).
+func (c *Call) reachable(addrs []netip.AddrPort) (netip.AddrPort, bool) {
+	v4, v6 := c.kind.domain == unix.AF_INET, false
+	if !v4 {
+		only, err := unix.GetsockoptInt(c.socket, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		v4, v6 = err == nil && only == 0, true
+	}
+	for _, a := range addrs {
+		if a.Addr().Is4() && v4 || a.Addr().Is6() && v6 {
+			return a, true
+		}
+	}
+	return netip.AddrPort{}, false
 }
 
 // finish answers a performed call with its result.

@@ -258,8 +258,9 @@ type Reply struct {
 	Proceed bool
 	Errno   syscall.Errno // of a refusal; 0 is EACCES
 
-	// Redirect, for Connect and Send, is where the call goes instead.
-	Redirect netip.AddrPort
+	// Redirect, for Connect and Send, is where the call goes instead: the
+	// first of these addresses that the target's socket can reach.
+	Redirect []netip.AddrPort
 	// Connected is told the local address of the target's socket once a
 	// Connect or Send was performed, before the target learns of it.
 	Connected func(network string, local netip.AddrPort)
