@@ -82,7 +82,7 @@ func isLookup(c *supervisor.Call) bool {
 
 // lookup answers a call to port 53: every name server is the proxy.
 func (d *Defender) lookup(c *supervisor.Call) {
-	who := proc.Describe(c.PID)
+	who := proc.Describe(c.PID())
 	addrs := d.proxy.Addrs()
 	ours := slices.Contains(addrs, c.Addr)
 	remember := func(network string, local netip.AddrPort) { d.askers.Add(network, local, who) }

@@ -37,7 +37,7 @@ func (d *Defender) settle(c *supervisor.Call, ev *policy.Event, v policy.Verdict
 // describe turns a call into an event, with what the judge needs and no more:
 // the rest is read for records only.
 func describe(c *supervisor.Call) policy.Event {
-	ev := policy.Event{Subject: policy.Process{PID: c.PID}}
+	var ev policy.Event
 	section := policy.Network
 	if c.Op == supervisor.Exec {
 		section = policy.Processes
@@ -63,7 +63,7 @@ func program(p *supervisor.Program) policy.Program {
 // complete reads what a record tells beyond the verdict's needs, while the
 // target still stands in the call.
 func (d *Defender) complete(ev *policy.Event, c *supervisor.Call) {
-	ev.Subject = proc.Describe(c.PID)
+	ev.Subject = proc.Describe(c.PID())
 	if ev.Kind == policy.Launch {
 		ev.Program.Command, _ = c.Argv()
 	}

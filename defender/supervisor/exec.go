@@ -48,7 +48,7 @@ func (s *Supervisor) exec(c *Call) {
 		s.cfg.Handler(c)
 	case errors.Is(err, sys.ErrGone):
 		c.replied = true
-	case !errors.As(err, &ours) && errors.As(err, &errno) && sameRights(c.TID):
+	case !errors.As(err, &ours) && errors.As(err, &errno) && (errno != unix.EACCES || sameRights(c.TID)):
 		_ = c.refuse(errno)
 	default:
 		c.unknown(err)

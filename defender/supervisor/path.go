@@ -29,7 +29,7 @@ type id struct{ dev, ino uint64 }
 
 func (f *file) id() id { return id{f.stat.Dev, f.stat.Ino} }
 
-// lookup resolves name as thread tid of process pid would: from its root, its
+// lookup resolves name as thread tid of process pid() would: from its root, its
 // working directory or its descriptor dirfd (AT_FDCWD for none), in its mount
 // namespace, with its /proc/self. An errno of the lookup itself is what the
 // kernel would say to a target with our privileges.
@@ -37,7 +37,7 @@ func (f *file) id() id { return id{f.stat.Dev, f.stat.Ino} }
 // The kernel does the walk where its answer is the target's own. It is not
 // where a symbolic link depends on who follows it: /proc/self, the magic
 // links behind it, and absolute links under another root. There walk does it.
-func lookup(tid, pid int, dirfd int, name string) (*file, error) {
+func lookup(tid int, pid func() int, dirfd int, name string) (*file, error) {
 	if name == "" {
 		return nil, unix.ENOENT
 	}
@@ -161,7 +161,7 @@ func sameRoot(tid, root int) bool {
 const maxLinks = 40 // MAXSYMLINKS of the kernel
 
 // walk resolves name a component at a time, as path_resolution(7) says.
-func walk(root, base, tid, pid int, name string) (int, error) {
+func walk(root, base, tid int, pid func() int, name string) (int, error) {
 	at, err := unix.FcntlInt(uintptr(base), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return -1, errUnreadable(err)
@@ -213,9 +213,9 @@ func walk(root, base, tid, pid int, name string) (int, error) {
 		case !onProc(fd):
 			to, err = readlinkat(fd)
 		case part == "self":
-			to = fmt.Sprint(pid)
+			to = fmt.Sprint(pid())
 		case part == "thread-self":
-			to = fmt.Sprintf("%d/task/%d", pid, tid)
+			to = fmt.Sprintf("%d/task/%d", pid(), tid)
 		default:
 			// A magic link leads to its object, whatever its text says; a
 			// plain link inside procfs (mounts, net) is relative to it.

@@ -15,16 +15,52 @@ import (
 
 // processOf returns the process that thread tid belongs to.
 func processOf(tid int) int {
-	// The common case without reading a file: only a group leader can be
-	// opened without PIDFD_THREAD.
-	if p, err := unix.PidfdOpen(tid, 0); err == nil {
-		unix.Close(p)
-		return tid
-	}
 	if st, err := readStatus(tid); err == nil {
 		return st.tgid
 	}
 	return tid
+}
+
+// pids are pidfds that a receiver has opened: opening one costs as much as
+// all else in an answer. One whose process has died is found by its error,
+// and while it lives its number means nobody else.
+type pids map[int]int
+
+const maxPids = 64
+
+// getFD duplicates descriptor fd of thread tid into this process.
+//
+// Before Linux 6.9 a pidfd means a process, not a thread: then it is the
+// descriptor of the first thread, which shares the table in any ordinary
+// program.
+func (p pids) getFD(c *Call, fd int) (int, error) {
+	if pidfd, ok := p[c.TID]; ok {
+		got, err := unix.PidfdGetfd(pidfd, fd, 0)
+		if err != unix.ESRCH {
+			return got, err
+		}
+		unix.Close(pidfd)
+		delete(p, c.TID)
+	}
+	pidfd, err := unix.PidfdOpen(c.TID, sys.PidfdThread)
+	if err == unix.EINVAL {
+		pidfd, err = unix.PidfdOpen(c.PID(), 0)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if len(p) >= maxPids {
+		p.forget()
+	}
+	p[c.TID] = pidfd
+	return unix.PidfdGetfd(pidfd, fd, 0)
+}
+
+func (p pids) forget() {
+	for tid, fd := range p {
+		unix.Close(fd)
+		delete(p, tid)
+	}
 }
 
 // status is what we need of /proc/PID/status, which anybody may read.

@@ -108,7 +108,9 @@ func (t *selfTest) refuse(n *sys.Notif) error {
 	if string(buf[:]) != "appdefender-test" {
 		return fmt.Errorf("read %q", buf)
 	}
-	fd, err := sys.GetFD(int(n.TID), int(n.TID), int(n.Data.Args[0]))
+	known := make(pids)
+	defer known.forget()
+	fd, err := known.getFD(&Call{TID: int(n.TID), pid: int(n.TID)}, int(n.Data.Args[0]))
 	if err == nil {
 		t.levels.GetFD = true
 		unix.Close(fd)

@@ -108,7 +108,7 @@ func (s *Supervisor) sendmmsg(c *Call) {
 	at, count, sent := c.arg(1), min(int(uint32(c.arg(2))), maxIovecs), 0
 	var errno syscall.Errno
 	for ; sent < count && errno == 0; sent++ {
-		one := &Call{s: s, n: c.n, TID: c.TID, PID: c.PID, word: c.word, Op: Send, Name: c.Name,
+		one := &Call{s: s, n: c.n, pids: c.pids, TID: c.TID, pid: c.pid, word: c.word, Op: Send, Name: c.Name,
 			socket: c.socket, kind: c.kind, part: true}
 		var m sys.Message
 		s.send(one, &m, flags, one.readMessage(&m, at))
@@ -154,7 +154,7 @@ func (s *Supervisor) send(c *Call, m *sys.Message, flags int, err error) {
 		out.Name = name
 		n, err := sys.Sendmsg(c.socket, &out, flags|unix.MSG_NOSIGNAL)
 		if errors.Is(err, unix.EPIPE) && flags&unix.MSG_NOSIGNAL == 0 && c.kind.typ == unix.SOCK_STREAM {
-			_ = unix.Tgkill(c.PID, c.TID, unix.SIGPIPE)
+			_ = unix.Tgkill(c.PID(), c.TID, unix.SIGPIPE)
 		}
 		return n, err
 	}
@@ -228,7 +228,7 @@ func (c *Call) openSocket(fd int) error {
 		return nil
 	}
 	err := asTarget(c.TID, func() (err error) {
-		c.socket, err = sys.GetFD(c.TID, c.PID, fd)
+		c.socket, err = c.pids.getFD(c, fd)
 		return err
 	})
 	if errors.Is(err, unix.EBADF) {
@@ -236,14 +236,16 @@ func (c *Call) openSocket(fd int) error {
 	}
 	if err != nil {
 		c.socket = -1
-		return errUnreadable(fmt.Errorf("duplicating descriptor %d of %d: %w", fd, c.PID, err))
+		return errUnreadable(fmt.Errorf("duplicating descriptor %d of %d: %w", fd, c.TID, err))
 	}
-	for opt, v := range map[int]*int{unix.SO_DOMAIN: &c.kind.domain, unix.SO_TYPE: &c.kind.typ, unix.SO_PROTOCOL: &c.kind.proto} {
-		if *v, err = unix.GetsockoptInt(c.socket, unix.SOL_SOCKET, opt); err != nil {
-			return err // ENOTSOCK, as the kernel would say
+	option := func(opt int) (v int) {
+		if err == nil {
+			v, err = unix.GetsockoptInt(c.socket, unix.SOL_SOCKET, opt)
 		}
+		return v
 	}
-	return nil
+	c.kind = kind{option(unix.SO_DOMAIN), option(unix.SO_TYPE), option(unix.SO_PROTOCOL)}
+	return err // ENOTSOCK, as the kernel would say
 }
 
 // ignoresAddress reports whether the kernel takes no notice of a message's

@@ -63,9 +63,9 @@ const (
 
 // Call is one stopped system call. It is valid until its Handler returns.
 type Call struct {
-	Op       Op
-	Name     string // of the system call
-	PID, TID int
+	Op   Op
+	Name string // of the system call
+	TID  int    // the calling thread
 
 	// Unknown says why the arguments could not be read; then nothing below
 	// is set.
@@ -81,6 +81,8 @@ type Call struct {
 
 	s        *Supervisor
 	n        *sys.Notif
+	pids     pids
+	pid      int // 0 until asked for
 	word     int // size of a pointer in the target
 	argvAt   uint64
 	argv     []string
@@ -187,6 +189,8 @@ func (s *Supervisor) receive() {
 	defer func() { s.slots <- slot }()
 	tid := s.threads.add()
 	defer s.threads.remove(tid)
+	known := make(pids)
+	defer known.forget()
 	for !s.closed.Load() {
 		n, err := sys.Recv(s.listener, buf)
 		if err != nil {
@@ -200,7 +204,7 @@ func (s *Supervisor) receive() {
 			s.idle.Add(1)
 			s.wg.Go(s.receive)
 		}
-		s.answer(n)
+		s.answer(n, known)
 		clear(buf)
 		if s.idle.Add(1) > maxIdle {
 			break
@@ -210,8 +214,8 @@ func (s *Supervisor) receive() {
 }
 
 // answer handles one notification.
-func (s *Supervisor) answer(n *sys.Notif) {
-	c := &Call{s: s, n: n, TID: int(n.TID), socket: -1, word: 8}
+func (s *Supervisor) answer(n *sys.Notif, known pids) {
+	c := &Call{s: s, n: n, pids: known, TID: int(n.TID), socket: -1, word: 8}
 	defer func() {
 		if c.socket >= 0 {
 			unix.Close(c.socket)
@@ -220,8 +224,6 @@ func (s *Supervisor) answer(n *sys.Notif) {
 	if n.TID == 0 {
 		// A process outside our pid namespace: there is nothing to look at.
 		c.Unknown = errors.New("the process has no number in our pid namespace")
-	} else {
-		c.PID = processOf(c.TID)
 	}
 	switch n.Data.NR {
 	case unix.SYS_EXECVE, unix.SYS_EXECVEAT:
@@ -238,8 +240,16 @@ func (s *Supervisor) answer(n *sys.Notif) {
 	if !c.replied {
 		// A handler that forgot, or a call that the filter should not have
 		// sent here: refuse.
-		c.refuse(unix.EACCES)
+		_ = c.refuse(unix.EACCES)
 	}
+}
+
+// PID returns the process that the calling thread belongs to.
+func (c *Call) PID() int {
+	if c.pid == 0 {
+		c.pid = processOf(c.TID)
+	}
+	return c.pid
 }
 
 // arg returns argument i as it lies in the register.
@@ -336,4 +346,4 @@ func (c *Call) unknown(err error) {
 	c.s.cfg.Handler(c)
 }
 
-func (c *Call) String() string { return fmt.Sprintf("%s by %d", c.Name, c.PID) }
+func (c *Call) String() string { return fmt.Sprintf("%s by %d", c.Name, c.TID) }

@@ -92,7 +92,8 @@ static void drop_ptrace(struct early_child *c)
 	struct __user_cap_data_struct data[2];
 
 	if (prctl(PR_CAPBSET_READ, CAP_SYS_PTRACE, 0, 0, 0) == 1 &&
-	    prctl(PR_CAPBSET_DROP, CAP_SYS_PTRACE, 0, 0, 0) != 0)
+	    prctl(PR_CAPBSET_DROP, CAP_SYS_PTRACE, 0, 0, 0) != 0 &&
+	    (geteuid() == 0 || prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 0))
 		c->kept_ptrace = 1;
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, CAP_SYS_PTRACE, 0, 0);
 	if (syscall(SYS_capget, &head, data) == 0) {

@@ -7,23 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pidfdThread is PIDFD_THREAD (Linux 6.9): the number may be any thread's.
-const pidfdThread = unix.O_EXCL
-
-// GetFD duplicates descriptor fd of thread tid of process pid into this
-// process (pidfd_getfd(2)). Before Linux 6.9 it is the descriptor of the
-// process's first thread, which shares the table in any ordinary program.
-func GetFD(tid, pid, fd int) (int, error) {
-	p, err := unix.PidfdOpen(tid, pidfdThread)
-	if err == unix.EINVAL {
-		p, err = unix.PidfdOpen(pid, 0)
-	}
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(p)
-	return unix.PidfdGetfd(p, fd, 0)
-}
+// PidfdThread is PIDFD_THREAD of pidfd_open(2) (Linux 6.9): the number may be
+// any thread's.
+const PidfdThread = unix.O_EXCL
 
 // Ptrace requests and events that x/sys keeps to itself.
 const (
