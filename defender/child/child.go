@@ -62,7 +62,7 @@ type Child struct {
 	done chan struct{}
 	once sync.Once
 	ws   unix.WaitStatus
-	tty  int // whose foreground we had; -1 without
+	tty  int // a descriptor of the terminal whose foreground we had; -1 without
 
 	alone chan struct{} // closed when no child is left
 }
@@ -71,10 +71,14 @@ type Child struct {
 func New(pid int) *Child {
 	c := &Child{pid: pid, done: make(chan struct{}), alone: make(chan struct{}), tty: -1}
 	for fd := range 3 {
-		if pgrp, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == nil && pgrp == unix.Getpgrp() {
-			c.tty = fd
-			break
+		if pgrp, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err != nil || pgrp != unix.Getpgrp() {
+			continue
 		}
+		// One of our own: 0 and 1 are given to the target.
+		if own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			c.tty = own
+		}
+		break
 	}
 	return c
 }
