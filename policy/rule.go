@@ -4,21 +4,21 @@ package policy
 // matches the workload is the only one that counts; with none, nothing is
 // refused and nothing told.
 type Policy struct {
-	Version int    `yaml:"version"`
-	Rules   []Rule `yaml:"rules"`
+	Version int    `yaml:"version" json:"version"`
+	Rules   []Rule `yaml:"rules" json:"rules"`
 }
 
 // Rule is one rule. A nil section says nothing.
 type Rule struct {
-	Name      string            `yaml:"name"`
-	Scope     Scope             `yaml:"scope"`
-	Disabled  bool              `yaml:"disabled"`
-	Processes *ProcessesSection `yaml:"processes"`
-	DNS       *DNSSection       `yaml:"dns"`
-	Network   *NetworkSection   `yaml:"network"`
+	Name      string            `yaml:"name" json:"name"`
+	Scope     Scope             `yaml:"scope" json:"scope,omitzero"`
+	Disabled  bool              `yaml:"disabled" json:"disabled,omitzero"`
+	Processes *ProcessesSection `yaml:"processes" json:"processes,omitzero"`
+	DNS       *DNSSection       `yaml:"dns" json:"dns,omitzero"`
+	Network   *NetworkSection   `yaml:"network" json:"network,omitzero"`
 	// OnUnknown judges calls that could not be read; nil means the effect of
 	// the section that would have judged the call.
-	OnUnknown *Effect `yaml:"onUnknown"`
+	OnUnknown *Effect `yaml:"onUnknown" json:"onUnknown,omitzero"`
 }
 
 // Scope selects workloads: the fields are joined by "and", the patterns of a
@@ -26,39 +26,39 @@ type Rule struct {
 // case-insensitive, with "*" for any run of characters; a leading "-"
 // excludes, and exclusions are looked at first.
 type Scope struct {
-	Images     []string `yaml:"images"`
-	Containers []string `yaml:"containers"`
-	AppIDs     []string `yaml:"appIDs"`
+	Images     []string `yaml:"images" json:"images,omitzero"`
+	Containers []string `yaml:"containers" json:"containers,omitzero"`
+	AppIDs     []string `yaml:"appIDs" json:"appIDs,omitzero"`
 }
 
 // ProcessesSection judges the start of programs. Entries are a name (no
 // slash), an absolute path, or either with "*" for any run of characters.
 type ProcessesSection struct {
-	Effect *Effect  `yaml:"effect"`
-	Allow  []string `yaml:"allow"`
-	Deny   []string `yaml:"deny"`
+	Effect *Effect  `yaml:"effect" json:"effect,omitzero"`
+	Allow  []string `yaml:"allow" json:"allow,omitzero"`
+	Deny   []string `yaml:"deny" json:"deny,omitzero"`
 }
 
 // DNSSection judges lookups. Entries are "example.com" (that name only),
 // "*.example.com" (below it), ".example.com" or "**.example.com" (both), or
 // "*" (every name).
 type DNSSection struct {
-	Effect *Effect  `yaml:"effect"`
-	Allow  []string `yaml:"allow"`
-	Deny   []string `yaml:"deny"`
+	Effect *Effect  `yaml:"effect" json:"effect,omitzero"`
+	Allow  []string `yaml:"allow" json:"allow,omitzero"`
+	Deny   []string `yaml:"deny" json:"deny,omitzero"`
 }
 
 // NetworkSection judges connections and datagrams.
 type NetworkSection struct {
-	Effect   *Effect         `yaml:"effect"`
-	Outbound OutboundSection `yaml:"outbound"`
+	Effect   *Effect         `yaml:"effect" json:"effect,omitzero"`
+	Outbound OutboundSection `yaml:"outbound" json:"outbound,omitzero"`
 }
 
 // OutboundSection lists destinations: addresses or prefixes in CIDR form, and
 // ports or port ranges ("6660-6669").
 type OutboundSection struct {
-	Allow      []string `yaml:"allow"`
-	Deny       []string `yaml:"deny"`
-	AllowPorts []string `yaml:"allowPorts"`
-	DenyPorts  []string `yaml:"denyPorts"`
+	Allow      []string `yaml:"allow" json:"allow,omitzero"`
+	Deny       []string `yaml:"deny" json:"deny,omitzero"`
+	AllowPorts []string `yaml:"allowPorts" json:"allowPorts,omitzero"`
+	DenyPorts  []string `yaml:"denyPorts" json:"denyPorts,omitzero"`
 }
