@@ -71,16 +71,18 @@ type Enrolled struct {
 // SignedPolicy is the whole policy in native form.
 type SignedPolicy struct {
 	// Generation grows with every change; a Defender refuses a lower one.
-	Generation uint64          `json:"generation"`
-	Policy     json.RawMessage `json:"policy"`
-	Signature  []byte          `json:"signature"`
+	Generation uint64 `json:"generation"`
+	// Policy is JSON as text: as an object its bytes, which the signature
+	// covers, would not survive every encoder.
+	Policy    string `json:"policy"`
+	Signature []byte `json:"signature"`
 }
 
 // ErrSignature means that a policy was not signed by the pinned key.
 var ErrSignature = errors.New("the policy's signature is wrong")
 
 // Sign returns the policy signed for its generation.
-func Sign(key ed25519.PrivateKey, generation uint64, policy []byte) SignedPolicy {
+func Sign(key ed25519.PrivateKey, generation uint64, policy string) SignedPolicy {
 	return SignedPolicy{Generation: generation, Policy: policy, Signature: ed25519.Sign(key, signed(generation, policy))}
 }
 
@@ -95,7 +97,7 @@ func (p *SignedPolicy) Verify(key ed25519.PublicKey) error {
 
 // signed is what a signature covers. The first line keeps it from being taken
 // for one over anything else.
-func signed(generation uint64, policy []byte) []byte {
+func signed(generation uint64, policy string) []byte {
 	b := append([]byte("appdefender policy 1\n"), make([]byte, 8)...)
 	binary.BigEndian.PutUint64(b[len(b)-8:], generation)
 	return append(b, policy...)
