@@ -295,7 +295,11 @@ func (d *Defender) guardianGone() <-chan struct{} {
 
 // finish ends what the target left behind.
 func (d *Defender) finish() {
-	if n := d.target.EndRest(restGrace); n > 0 {
+	grace := restGrace
+	if os.Getpid() == 1 {
+		grace = 0 // as the kernel does with a container
+	}
+	if n := d.target.EndRest(grace); n > 0 {
 		d.notice("%d processes outlived the target's first one and were ended", n)
 	}
 	if d.super != nil {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"appdefender/internal/sys"
 	"appdefender/policy"
 )
 
@@ -23,11 +24,18 @@ const maxAncestors = 16
 func Describe(pid int) policy.Process {
 	p := Brief(pid)
 	p.Command = command(pid)
-	st := readStatus(pid)
-	p.User = userName(st.uid)
-	for parent := st.ppid; parent > 0 && parent != self && len(p.Ancestors) < maxAncestors; {
+	st, err := sys.ReadStatus(pid)
+	if err != nil {
+		return p
+	}
+	p.User = userName(strconv.Itoa(st.UID[1]))
+	for parent := st.PPID; parent > 0 && parent != self && len(p.Ancestors) < maxAncestors; {
 		p.Ancestors = append(p.Ancestors, policy.Ancestor{PID: parent, Path: path(parent)})
-		parent = readStatus(parent).ppid
+		st, err := sys.ReadStatus(parent)
+		if err != nil {
+			break
+		}
+		parent = st.PPID
 	}
 	return p
 }
@@ -39,11 +47,11 @@ var self = os.Getpid()
 
 // path returns the executable's path as the process itself names it.
 func path(pid int) string {
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	exe, err := readlink(pid, "exe")
 	if err != nil {
 		return ""
 	}
-	if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", pid)); err == nil && root != "/" {
+	if root, err := readlink(pid, "root"); err == nil && root != "/" {
 		if rest, ok := strings.CutPrefix(exe, root); ok && strings.HasPrefix(rest, "/") {
 			exe = rest
 		}
@@ -51,10 +59,22 @@ func path(pid int) string {
 	return strings.TrimSuffix(exe, " (deleted)")
 }
 
+func readlink(pid int, name string) (to string, err error) {
+	err = sys.AsTarget(pid, func() error {
+		to, err = os.Readlink(fmt.Sprintf("/proc/%d/%s", pid, name))
+		return err
+	})
+	return to, err
+}
+
 const maxCommand = 64 << 10
 
 func command(pid int) []string {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/cmdline", pid))
+	var f *os.File
+	err := sys.AsTarget(pid, func() (err error) {
+		f, err = os.Open(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return err
+	})
 	if err != nil {
 		return nil
 	}
@@ -75,28 +95,6 @@ func command(pid int) []string {
 		return nil
 	}
 	return strings.Split(string(bytes.TrimSuffix(buf[:n], []byte{0})), "\x00")
-}
-
-type status struct {
-	ppid int
-	uid  string
-}
-
-func readStatus(pid int) status {
-	var st status
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return st
-	}
-	for line := range strings.Lines(string(data)) {
-		switch f := strings.Fields(line); {
-		case len(f) > 1 && f[0] == "PPid:":
-			st.ppid, _ = strconv.Atoi(f[1])
-		case len(f) > 2 && f[0] == "Uid:":
-			st.uid = f[2] // effective
-		}
-	}
-	return st
 }
 
 var users sync.Map // uid → name

@@ -117,7 +117,7 @@ func (c *Call) proceedExec(r Reply) Outcome {
 	if !c.s.cfg.Levels.Trace {
 		return Outcome{Level: Checked, Err: c.proceed()}
 	}
-	err := asTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
+	err := sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
 	if err != nil {
 		// A tracer is there already: a debugger, or an attacker who wants us
 		// kept out.
@@ -130,27 +130,55 @@ func (c *Call) proceedExec(r Reply) Outcome {
 	sent := c.proceed()
 	_ = sys.Interrupt(c.TID)
 	pid, status, err := sys.WaitTracee()
+	out := Outcome{Level: Verified, Err: sent}
 	switch {
 	case err != nil:
 		return Outcome{Level: Checked, Err: fmt.Errorf("waiting for %d: %w", c.TID, err)}
 	case status.Exited() || status.Signaled():
-		if c.s.cfg.Exited != nil {
-			c.s.cfg.Exited(pid, status)
-		}
-		return Outcome{Level: Verified, Failed: true, Err: sent}
+		out.Failed = true
+		c.s.exited(pid, status)
 	case int(status)>>16 == sys.EventExec:
-		swapped := c.verify(pid, r)
-		if swapped != nil {
+		if out.Swapped = c.verify(pid, r); out.Swapped != nil {
 			_ = unix.Kill(pid, unix.SIGKILL)
+			c.s.release(pid, unix.SIGKILL)
+		} else {
+			c.s.release(pid, 0)
 		}
-		_ = sys.Detach(pid, 0)
-		return Outcome{Level: Verified, Err: sent, Swapped: swapped}
 	case int(status)>>16 == sys.EventStop:
-		_ = sys.Detach(pid, 0)
-	default:
-		_ = sys.Detach(pid, status.StopSignal()) // a signal on its way: deliver it
+		out.Failed = true
+		c.s.release(pid, 0)
+	default: // a signal was on its way: deliver it
+		out.Failed = true
+		c.s.release(pid, status.StopSignal())
 	}
-	return Outcome{Level: Verified, Failed: true, Err: sent}
+	return out
+}
+
+// release lets a stopped tracee go. One that was killed in the meantime is
+// still ours until we have waited for it, and would be taken for the next.
+func (s *Supervisor) release(pid int, sig syscall.Signal) {
+	if sys.Detach(pid, sig) == nil {
+		return
+	}
+	for {
+		got, status, err := sys.WaitTracee()
+		if err != nil {
+			return // somebody else has reaped it
+		}
+		if status.Exited() || status.Signaled() {
+			s.exited(got, status)
+			return
+		}
+		if sys.Detach(got, 0) == nil {
+			return
+		}
+	}
+}
+
+func (s *Supervisor) exited(pid int, status unix.WaitStatus) {
+	if s.cfg.Exited != nil {
+		s.cfg.Exited(pid, status)
+	}
 }
 
 // verify compares what process pid has loaded with what was judged and

@@ -1,11 +1,9 @@
 package supervisor
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,8 +13,8 @@ import (
 
 // processOf returns the process that thread tid belongs to.
 func processOf(tid int) int {
-	if st, err := readStatus(tid); err == nil {
-		return st.tgid
+	if st, err := sys.ReadStatus(tid); err == nil {
+		return st.TGID
 	}
 	return tid
 }
@@ -63,122 +61,34 @@ func (p pids) forget() {
 	}
 }
 
-// status is what we need of /proc/PID/status, which anybody may read.
-type status struct {
-	tgid             int
-	uid, gid         [4]int // real, effective, saved, file system
-	pending, blocked uint64 // signals: SigPnd|ShdPnd, SigBlk
-	ignored          uint64
-	capEff, capPrm   uint64
-}
-
-func readStatus(tid int) (*status, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
-	if err != nil {
-		return nil, err
-	}
-	var st status
-	for line := range bytes.Lines(data) {
-		key, value, ok := strings.Cut(strings.TrimSpace(string(line)), ":")
-		if !ok {
-			continue
-		}
-		value = strings.TrimSpace(value)
-		switch key {
-		case "Tgid":
-			st.tgid, err = strconv.Atoi(value)
-		case "Uid":
-			_, err = fmt.Sscan(value, &st.uid[0], &st.uid[1], &st.uid[2], &st.uid[3])
-		case "Gid":
-			_, err = fmt.Sscan(value, &st.gid[0], &st.gid[1], &st.gid[2], &st.gid[3])
-		case "SigPnd", "ShdPnd":
-			var v uint64
-			v, err = strconv.ParseUint(value, 16, 64)
-			st.pending |= v
-		case "SigBlk":
-			st.blocked, err = strconv.ParseUint(value, 16, 64)
-		case "SigIgn":
-			st.ignored, err = strconv.ParseUint(value, 16, 64)
-		case "CapPrm":
-			st.capPrm, err = strconv.ParseUint(value, 16, 64)
-		case "CapEff":
-			st.capEff, err = strconv.ParseUint(value, 16, 64)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("reading status of %d: %q: %w", tid, line, err)
-		}
-	}
-	return &st, nil
-}
-
 // interrupted reports whether a signal waits for thread tid that would end
 // its blocking call.
 func interrupted(tid int) bool {
-	st, err := readStatus(tid)
-	return err != nil || st.pending&^st.blocked&^st.ignored != 0
-}
-
-// asTarget runs f, and where that is not permitted, once more with the user
-// and group of thread tid: a root supervisor without CAP_SYS_PTRACE may look
-// into a process of another user only as that user. A process that changed
-// its user without an exec is not dumpable and stays closed.
-//
-// f must be one look at the target, never a walk through the file system:
-// our groups are not the target's.
-//
-// Precondition: the OS thread is locked.
-func asTarget(tid int, f func() error) error {
-	err := f()
-	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) || !canSwitchUser {
-		return err
-	}
-	st, serr := readStatus(tid)
-	if serr != nil || st.uid[0] == 0 || st.uid[0] != st.uid[1] || st.gid[0] != st.gid[1] {
-		return err
-	}
-	if sys.SetThreadIDs(st.uid[0], st.gid[0]) != nil {
-		return err
-	}
-	err = f()
-	if back := sys.SetThreadIDs(0, 0); back != nil {
-		// A receiver with a stranger's rights must not go on.
-		panic(fmt.Sprintf("returning to user 0: %v", back))
-	}
-	return err
+	st, err := sys.ReadStatus(tid)
+	return err != nil || st.Pending&^st.Blocked&^st.Ignored != 0
 }
 
 // sameRights reports whether a failed lookup of ours is what the target would
 // have met: same user and capabilities, or fewer than ours.
 func sameRights(tid int) bool {
-	theirs, err := readStatus(tid)
-	return err == nil && (ourUID == 0 || theirs.uid[3] == ourUID && theirs.capEff&^ourCaps == 0)
+	theirs, err := sys.ReadStatus(tid)
+	return err == nil && (sys.Us.UID[3] == 0 || theirs.UID[3] == sys.Us.UID[3] && theirs.CapEff&^sys.Us.CapEff == 0)
 }
-
-var ourUID, ourCaps = func() (int, uint64) {
-	st, err := readStatus(os.Getpid())
-	if err != nil {
-		return os.Geteuid(), 0
-	}
-	return st.uid[3], st.capEff
-}()
-
-// canSwitchUser: root with CAP_SETUID and CAP_SETGID.
-var canSwitchUser = ourUID == 0 && ourCaps>>unix.CAP_SETUID&1 == 1 && ourCaps>>unix.CAP_SETGID&1 == 1
 
 // readFull, readString and look are looks at a target's memory and /proc
 // entries.
 func readFull(tid int, addr uint64, buf []byte) error {
-	return asTarget(tid, func() error { return sys.ReadFull(tid, addr, buf) })
+	return sys.AsTarget(tid, func() error { return sys.ReadFull(tid, addr, buf) })
 }
 
 func readString(tid int, addr uint64, limit int) (s string, err error) {
-	err = asTarget(tid, func() error { s, err = sys.ReadString(tid, addr, limit); return err })
+	err = sys.AsTarget(tid, func() error { s, err = sys.ReadString(tid, addr, limit); return err })
 	return s, err
 }
 
 func openProc(tid int, name string) (fd int, err error) {
 	path := fmt.Sprintf("/proc/%d/%s", tid, name)
-	err = asTarget(tid, func() error {
+	err = sys.AsTarget(tid, func() error {
 		fd, err = unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 		return err
 	})
@@ -189,12 +99,12 @@ func openProc(tid int, name string) (fd int, err error) {
 }
 
 func readlinkProc(tid int, name string) (to string, err error) {
-	err = asTarget(tid, func() error { to, err = readlink(fmt.Sprintf("/proc/%d/%s", tid, name)); return err })
+	err = sys.AsTarget(tid, func() error { to, err = readlink(fmt.Sprintf("/proc/%d/%s", tid, name)); return err })
 	return to, err
 }
 
 func statProc(tid int, name string) (st unix.Stat_t, err error) {
-	err = asTarget(tid, func() error { return unix.Stat(fmt.Sprintf("/proc/%d/%s", tid, name), &st) })
+	err = sys.AsTarget(tid, func() error { return unix.Stat(fmt.Sprintf("/proc/%d/%s", tid, name), &st) })
 	return st, err
 }
 

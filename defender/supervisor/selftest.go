@@ -69,6 +69,9 @@ func SelfTest(probe early.Child) (Levels, error) {
 		return l, fmt.Errorf("%w: %w", ErrNotSupported, err)
 	}
 	l.Listener = true
+	if sys.Us.UID[3] == 0 && !sys.Can(unix.CAP_SYS_PTRACE) {
+		l.Lost = append(l.Lost, "a process that changes its user cannot be read until its next exec, and onUnknown judges its calls (add the capability SYS_PTRACE)")
+	}
 	return l, nil
 }
 

@@ -120,7 +120,7 @@ func (s *Supervisor) sendmmsg(c *Call) {
 		}
 		var l [4]byte
 		binary.NativeEndian.PutUint32(l[:], uint32(one.result))
-		err := asTarget(c.TID, func() error { return sys.Write(c.TID, at+msghdrSize, l[:]) })
+		err := sys.AsTarget(c.TID, func() error { return sys.Write(c.TID, at+msghdrSize, l[:]) })
 		if err != nil {
 			errno = unix.EFAULT
 		}
@@ -227,7 +227,7 @@ func (c *Call) openSocket(fd int) error {
 	if !c.s.cfg.Levels.GetFD {
 		return nil
 	}
-	err := asTarget(c.TID, func() (err error) {
+	err := sys.AsTarget(c.TID, func() (err error) {
 		c.socket, err = c.pids.getFD(c, fd)
 		return err
 	})

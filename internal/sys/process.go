@@ -52,10 +52,10 @@ func WaitTracee() (int, unix.WaitStatus, error) {
 	}
 }
 
-// SetThreadIDs changes the real and effective ids of the calling OS thread
+// setThreadIDs changes the real and effective ids of the calling OS thread
 // alone, keeping the saved ones, with which the way back is open.
 // Precondition: the OS thread is locked.
-func SetThreadIDs(uid, gid int) error {
+func setThreadIDs(uid, gid int) error {
 	const keep = ^uintptr(0)
 	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), keep); e != 0 {
 		return e

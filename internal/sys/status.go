@@ -1,0 +1,108 @@
+package sys
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Status is what we need of /proc/PID/status, which anybody may read.
+type Status struct {
+	TGID, PPID       int
+	UID, GID         [4]int // real, effective, saved, file system
+	Pending, Blocked uint64 // signals: SigPnd|ShdPnd, SigBlk
+	Ignored          uint64
+	CapEff, CapPrm   uint64
+}
+
+// ReadStatus reads it for a process or thread.
+func ReadStatus(tid int) (*Status, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return nil, err
+	}
+	var st Status
+	for line := range bytes.Lines(data) {
+		key, value, ok := strings.Cut(strings.TrimSpace(string(line)), ":")
+		if !ok {
+			continue
+		}
+		value = strings.TrimSpace(value)
+		switch key {
+		case "Tgid":
+			st.TGID, err = strconv.Atoi(value)
+		case "PPid":
+			st.PPID, err = strconv.Atoi(value)
+		case "Uid":
+			_, err = fmt.Sscan(value, &st.UID[0], &st.UID[1], &st.UID[2], &st.UID[3])
+		case "Gid":
+			_, err = fmt.Sscan(value, &st.GID[0], &st.GID[1], &st.GID[2], &st.GID[3])
+		case "SigPnd", "ShdPnd":
+			var v uint64
+			v, err = strconv.ParseUint(value, 16, 64)
+			st.Pending |= v
+		case "SigBlk":
+			st.Blocked, err = strconv.ParseUint(value, 16, 64)
+		case "SigIgn":
+			st.Ignored, err = strconv.ParseUint(value, 16, 64)
+		case "CapPrm":
+			st.CapPrm, err = strconv.ParseUint(value, 16, 64)
+		case "CapEff":
+			st.CapEff, err = strconv.ParseUint(value, 16, 64)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading status of %d: %q: %w", tid, line, err)
+		}
+	}
+	return &st, nil
+}
+
+// Us is the status of this process at its start.
+var Us = func() Status {
+	st, err := ReadStatus(os.Getpid())
+	if err != nil {
+		return Status{TGID: os.Getpid(), UID: [4]int{os.Getuid(), os.Geteuid(), os.Geteuid(), os.Geteuid()}}
+	}
+	return *st
+}()
+
+// Can reports whether we have a capability, such as unix.CAP_SYS_PTRACE.
+func Can(capability int) bool { return Us.CapEff>>capability&1 == 1 }
+
+// canSwitchUser: root with CAP_SETUID and CAP_SETGID.
+var canSwitchUser = Us.UID[3] == 0 && Can(unix.CAP_SETUID) && Can(unix.CAP_SETGID)
+
+// AsTarget runs f, and where that is not permitted, once more with the user
+// and group of thread tid: a root supervisor without CAP_SYS_PTRACE may look
+// into a process of another user only as that user. A process that changed
+// its user without an exec is not dumpable and stays closed.
+//
+// f must be one look at the target, never a walk through the file system:
+// our groups are not the target's.
+func AsTarget(tid int, f func() error) error {
+	err := f()
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) || !canSwitchUser {
+		return err
+	}
+	st, serr := ReadStatus(tid)
+	if serr != nil || st.UID[0] == 0 || st.UID[0] != st.UID[1] || st.GID[0] != st.GID[1] {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if setThreadIDs(st.UID[0], st.GID[0]) != nil {
+		return err
+	}
+	err = f()
+	if back := setThreadIDs(0, 0); back != nil {
+		// A receiver with a stranger's rights must not go on.
+		panic(fmt.Sprintf("returning to user 0: %v", back))
+	}
+	return err
+}
