@@ -138,7 +138,8 @@ func (t *selfTest) exec(n *sys.Notif) error {
 	if err := sys.Continue(t.fd, n.ID); err != nil {
 		return err
 	}
-	if err := sys.Interrupt(tid); err != nil {
+	// ESRCH: it has ended already, and we wait for that as well.
+	if err := sys.Interrupt(tid); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
 	_, status, err := sys.WaitTracee()
