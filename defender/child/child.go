@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appdefender/internal/early"
+	"appdefender/internal/sys"
 )
 
 // Exit statuses of a target that never ran, as shells and container runtimes
@@ -102,21 +103,35 @@ func (c *Child) Exited(pid int, ws unix.WaitStatus) {
 
 // Reap waits for children until there is none left. It must be called on the
 // process's first thread (main, with the thread locked in an init function).
+//
+// It looks before it takes: our children are also the supervisor's tracees
+// during an exec, and a wait by their own parent sees those stops whatever it
+// asks for (wait_consider_task in kernel/exit.c). They are the tracer's.
 func (c *Child) Reap() {
 	defer close(c.alone)
 	for {
-		var ws unix.WaitStatus
-		pid, err := unix.Wait4(-1, &ws, unix.WUNTRACED|unix.WNOTHREAD, nil)
+		pid, code, err := sys.PeekChild()
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return // ECHILD
-		case ws.Stopped():
+		case code == sys.Trapped:
+			time.Sleep(20 * time.Microsecond) // the tracer is about to take it
+		case code == sys.Stopped:
+			take(pid)
 			c.stopped(pid)
 		default:
-			c.Exited(pid, ws)
+			if ws, ok := take(pid); ok {
+				c.Exited(pid, ws)
+			}
 		}
 	}
+}
+
+// take consumes the change of a child that PeekChild has shown.
+func take(pid int) (ws unix.WaitStatus, ok bool) {
+	got, err := unix.Wait4(pid, &ws, unix.WUNTRACED|unix.WNOTHREAD|unix.WNOHANG, nil)
+	return ws, err == nil && got == pid && !ws.Stopped()
 }
 
 // stopped passes a stop by job control on to the shell above us, through the

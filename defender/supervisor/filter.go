@@ -22,8 +22,8 @@ const low = 0xffffffff
 // BuildFilter returns the seccomp program for a target, an array of
 // struct sock_filter.
 //
-// It asks about programs that start and addresses that are reached, and about
-// nothing else: a call that is not named here costs a lookup in the kernel's
+// It asks about programs that start, addresses that are reached and signals
+// that could end us, and about nothing else: a call that is not named here costs a lookup in the kernel's
 // bitmap. A second ABI of the processor (i386, x32) does not exist for the
 // target: its calls would pass unseen. io_uring does not exist either: it
 // connects and sends without a call.
@@ -51,12 +51,17 @@ func BuildFilter(self Self) ([]byte, error) {
 	return export(f)
 }
 
-// protect keeps signals and limits of the target off our own processes.
+// protect keeps the target's signals and limits off our own processes.
 // Memory, descriptors and environment need no rule: we are not dumpable.
 //
-// As process 1 we need none either: the kernel drops what would end us, and
-// what it lets through ("kill -HUP 1") is for the target and passed on.
+// A number that is ours is refused by the filter itself. But each of our
+// threads has a number too, and a directory of /proc is as good as a pidfd:
+// where a call could kill or stop us by such a way, self.go looks.
+//
+// As process 1 we need no rule for signals: the kernel drops what would end
+// us, and what it lets through ("kill -HUP 1") is for the target and passed on.
 func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
+	b.add(seccomp.ActNotify, "prlimit64", arg(0, seccomp.CompareNotEqual, 0), arg(2, seccomp.CompareNotEqual, 0))
 	if self.Supervisor == 1 {
 		return
 	}
@@ -65,14 +70,23 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 			continue
 		}
 		for _, name := range []string{"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill",
-			"pidfd_open", "prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} {
+			"pidfd_open", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} {
 			b.add(eperm, name, isInt(0, pid))
 		}
 		b.add(eperm, "setpriority", isInt(1, pid))
 		b.add(eperm, "ioprio_set", isInt(1, pid))
 	}
+	// Both of us at once: everybody, our group, or a group made ours.
 	b.add(eperm, "kill", isInt(0, -1))
 	b.add(eperm, "kill", isInt(0, -self.Group))
+	b.add(eperm, "setpgid", isInt(1, self.Group))
+	for _, sig := range []int{int(unix.SIGKILL), int(unix.SIGSTOP)} {
+		for _, name := range []string{"kill", "tkill", "rt_sigqueueinfo", "pidfd_send_signal"} {
+			b.add(seccomp.ActNotify, name, isInt(1, sig))
+		}
+		// The kernel sends it, to whomever F_SETOWN names.
+		b.add(eperm, "fcntl", isInt(1, unix.F_SETSIG), isInt(2, sig))
+	}
 }
 
 type builder struct {

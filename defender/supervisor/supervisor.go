@@ -236,6 +236,8 @@ func (s *Supervisor) answer(n *sys.Notif, known pids) {
 		s.sendmsg(c)
 	case unix.SYS_SENDMMSG:
 		s.sendmmsg(c)
+	case unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_PRLIMIT64:
+		s.protectSelf(c)
 	}
 	if !c.replied {
 		// A handler that forgot, or a call that the filter should not have

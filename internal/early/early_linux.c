@@ -376,6 +376,7 @@ static void guard(pid_t supervisor, int sock)
 
 	sigfillset(&all);
 	signal(SIGCHLD, SIG_DFL); // an inherited SIG_IGN would reap behind our back
+	early_wipe_environment(); // the supervisor has a copy
 	prctl(PR_SET_NAME, "defender-guard", 0, 0, 0);
 	// Hold nothing open that the target may want to see closed.
 	syscall(SYS_close_range, 3, sock - 1, 0);

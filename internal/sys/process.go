@@ -52,6 +52,29 @@ func WaitTracee() (int, unix.WaitStatus, error) {
 	}
 }
 
+// Codes of a child's change (sigaction(2), si_code of SIGCHLD).
+const (
+	Trapped = 4 // CLD_TRAPPED: a stop for its tracer
+	Stopped = 5 // CLD_STOPPED: job control
+)
+
+// PeekChild waits for a child of this OS thread to change, and leaves the
+// change to be taken by a wait.
+func PeekChild() (pid int, code int32, err error) {
+	// siginfo_t as waitid(2) fills it in.
+	var info struct {
+		signo, errno, code, _ int32
+		pid                   int32
+		_                     [128 - 20]byte
+	}
+	_, _, e := unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)),
+		unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT|unix.WNOTHREAD, 0, 0)
+	if e != 0 {
+		return 0, 0, e
+	}
+	return int(info.pid), info.code, nil
+}
+
 // setThreadIDs changes the real and effective ids of the calling OS thread
 // alone, keeping the saved ones, with which the way back is open.
 // Precondition: the OS thread is locked.

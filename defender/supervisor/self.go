@@ -1,0 +1,73 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"appdefender/internal/early"
+	"appdefender/internal/sys"
+)
+
+// protectSelf answers a call that could kill, stop or starve us: with EPERM if
+// it is aimed at one of our threads, else it goes on. It is no event: no
+// policy can allow it.
+//
+// The numbers lie in registers. The descriptor of pidfd_send_signal can be
+// exchanged by another thread after we looked, which then ends the supervisor,
+// and the guardian the target.
+func (s *Supervisor) protectSelf(c *Call) {
+	target := c.argInt(0)
+	if c.n.Data.NR == unix.SYS_PIDFD_SEND_SIGNAL {
+		target = s.processBehind(c.TID, target)
+	}
+	if isOurs(target) {
+		_ = c.refuse(unix.EPERM)
+		return
+	}
+	_ = c.proceed()
+}
+
+// isOurs reports whether a number is one of our threads or the guardian, or a
+// set of processes with us in it.
+func isOurs(tid int) bool {
+	if guardian, ok := early.Guarded(); ok && tid == guardian || tid == -1 || tid == -unix.Getpgrp() {
+		return true
+	}
+	if tid <= 0 {
+		return false
+	}
+	_, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", tid))
+	return err == nil
+}
+
+// processBehind returns the process that a descriptor of the target stands
+// for, a pidfd or a directory of /proc; 0 if it is neither.
+func (s *Supervisor) processBehind(tid, fd int) int {
+	if to, err := readlinkProc(tid, fmt.Sprintf("fd/%d", fd)); err == nil {
+		if rest, ok := strings.CutPrefix(to, "/proc/"); ok {
+			last := rest[strings.LastIndexByte(rest, '/')+1:] // also of /proc/PID/task/TID
+			if n, err := strconv.Atoi(last); err == nil {
+				return n
+			}
+		}
+	}
+	var data []byte
+	err := sys.AsTarget(tid, func() (err error) {
+		data, err = os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", tid, fd))
+		return err
+	})
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "Pid:"); ok {
+			n, _ := strconv.Atoi(strings.TrimSpace(value))
+			return n
+		}
+	}
+	return 0
+}
