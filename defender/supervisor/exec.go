@@ -132,8 +132,8 @@ func (c *Call) proceedExec(r Reply) Outcome {
 	pid, status, err := sys.WaitTracee()
 	out := Outcome{Level: Verified, Err: sent}
 	switch {
-	case err != nil:
-		return Outcome{Level: Checked, Err: fmt.Errorf("waiting for %d: %w", c.TID, err)}
+	case err != nil: // it died, and was reaped as the child of ours it was
+		out.Failed = true
 	case status.Exited() || status.Signaled():
 		out.Failed = true
 		c.s.exited(pid, status)
