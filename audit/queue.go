@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"appdefender/policy"
 )
 
 const (
@@ -181,9 +183,11 @@ type retryKey struct {
 	refused           bool
 }
 
+// keyOf also joins the tries of a process whose calls cannot be read: a shell
+// makes a dozen of them along PATH.
 func keyOf(r *Record) (retryKey, bool) {
 	return retryKey{r.PID, r.Dev, r.Ino, r.Command, r.AttackType, r.Refused},
-		r.Type == typeProcesses && r.Ino != 0
+		r.Type == typeProcesses && (r.Ino != 0 || r.AttackType == string(policy.Unreadable))
 }
 
 // take writes r at once, or keeps it if it is a launch that may be tried again,
@@ -198,6 +202,9 @@ func (w *writer) take(r Record) {
 	for i := range w.held {
 		// Threads add their records out of order, by a little.
 		if first := &w.held[i].record; w.held[i].key == key && r.Time.Sub(first.Time).Abs() <= mergeWindow {
+			if r.Time.Before(first.Time) {
+				r, *first = *first, r
+			}
 			first.Count += r.Count
 			return
 		}

@@ -340,7 +340,11 @@ func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
 		return nil, fmt.Errorf("starting the DNS proxy: %w", err)
 	}
 	if err := d.listenDNS(addr, &takeOver); err != nil {
-		return nil, fmt.Errorf("starting the DNS proxy: %w", err)
+		if !d.cfg.FailOpen {
+			return nil, fmt.Errorf("starting the DNS proxy: %w", err)
+		}
+		takeOver = false
+		d.notice("starting the DNS proxy: %v: only queries that are seen in a call are judged", err)
 	}
 	restore := func() error { return nil }
 	if takeOver {

@@ -87,7 +87,7 @@ func (d *Defender) lookup(c *supervisor.Call) {
 	ours := slices.Contains(addrs, c.Addr)
 	remember := func(network string, local netip.AddrPort) { d.askers.Add(network, local, who) }
 	switch {
-	case c.CanPerform() && (c.Op == supervisor.Connect || c.Network == "tcp" || ours):
+	case c.CanPerform() && len(addrs) > 0 && (c.Op == supervisor.Connect || c.Network == "tcp" || ours):
 		r := supervisor.Reply{Proceed: true, Connected: remember}
 		if !ours {
 			r.Redirect = addrs
@@ -125,5 +125,5 @@ func (d *Defender) recordLookup(ev *policy.Event, v policy.Verdict, err error) {
 	if !v.Allow {
 		level = supervisor.Refused
 	}
-	d.record(ev, v, supervisor.Outcome{Level: level, Err: err})
+	d.record(ev, v, supervisor.Outcome{Level: level, Err: err}, time.Now())
 }

@@ -20,17 +20,36 @@ func (d *Defender) handle(c *supervisor.Call) {
 	if v.Tell() {
 		d.complete(&ev, c)
 	}
-	d.settle(c, &ev, v, supervisor.Reply{Proceed: v.Allow, Recheck: d.recheck(&ev)})
+	d.settle(c, &ev, v, supervisor.Reply{Proceed: v.Allow, Recheck: d.recheck(&ev), Unverifiable: d.unverifiable(c)})
 }
 
 // settle replies, and records what happened.
 func (d *Defender) settle(c *supervisor.Call, ev *policy.Event, v policy.Verdict, r supervisor.Reply) {
+	at := time.Now() // receivers reply at their own pace, and records are told in order
 	out := c.Reply(r)
 	if v.Tell() && (!v.Allow || !out.Failed) {
-		d.record(ev, v, out)
+		d.record(ev, v, out, at)
 	}
 	if s := out.Swapped; s != nil {
-		d.recordSwap(ev, v, s, out)
+		d.recordSwap(ev, v, s, out, at)
+	}
+}
+
+// unverifiable judges a launch that the supervisor cannot verify as a call
+// that cannot be read.
+func (d *Defender) unverifiable(c *supervisor.Call) func(error) bool {
+	return func(why error) bool {
+		ev := policy.Event{Kind: policy.Unknown, Section: policy.Processes, Call: c.Name, Why: why.Error()}
+		v := d.decide(&ev)
+		if v.Tell() {
+			ev.Subject = proc.Describe(c.PID())
+			level := supervisor.Checked
+			if !v.Allow {
+				level = supervisor.Refused
+			}
+			d.record(&ev, v, supervisor.Outcome{Level: level}, time.Now())
+		}
+		return v.Allow
 	}
 }
 
@@ -91,9 +110,9 @@ func (d *Defender) recheck(ev *policy.Event) func(*supervisor.Program) bool {
 	}
 }
 
-func (d *Defender) record(ev *policy.Event, v policy.Verdict, out supervisor.Outcome) {
+func (d *Defender) record(ev *policy.Event, v policy.Verdict, out supervisor.Outcome, at time.Time) {
 	d.queue.Add(audit.New(&d.src, ev, v, audit.Outcome{
-		Level: string(out.Level), Refused: !v.Allow, Err: out.Err, Time: time.Now(),
+		Level: string(out.Level), Refused: !v.Allow, Err: out.Err, Time: at,
 	}))
 	if v.Effect == policy.Block && !v.Allow {
 		d.end()
@@ -101,11 +120,11 @@ func (d *Defender) record(ev *policy.Event, v policy.Verdict, out supervisor.Out
 }
 
 // recordSwap tells of an exec that loaded another file than the judged one.
-func (d *Defender) recordSwap(ev *policy.Event, v policy.Verdict, s *supervisor.Program, out supervisor.Outcome) {
+func (d *Defender) recordSwap(ev *policy.Event, v policy.Verdict, s *supervisor.Program, out supervisor.Outcome, at time.Time) {
 	swap := *ev
 	swap.Program = program(s)
 	d.queue.Add(audit.New(&d.src, &swap, policy.Verdict{
 		Effect: policy.Prevent, Detection: policy.Swapped, Rule: v.Rule,
 		Reason: "it was not the program that was judged: " + ev.Program.Path,
-	}, audit.Outcome{Level: string(out.Level), Refused: true, Time: time.Now()}))
+	}, audit.Outcome{Level: string(out.Level), Refused: true, Time: at}))
 }

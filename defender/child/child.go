@@ -162,8 +162,9 @@ func (c *Child) Forward(stop <-chan struct{}, extra ...syscall.Signal) {
 	// Ours, or the terminal's affair between it and the foreground group. An
 	// audit log whose reader went away must not end us either: SIGPIPE.
 	signal.Ignore(unix.SIGTTIN, unix.SIGTTOU, unix.SIGPIPE)
+	early.CatchSignals()
 	keep := append([]syscall.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE,
-		unix.SIGTTIN, unix.SIGTTOU, unix.SIGPROF, 32, 33, 34}, extra...) // 32 to 34 are the C library's
+		unix.SIGTTIN, unix.SIGTTOU, unix.SIGPROF, 32, 33, 34}, extra...) // the last three are CatchSignals'
 	var catch []os.Signal
 	for n := syscall.Signal(1); n <= 64; n++ {
 		if !slices.Contains(keep, n) {

@@ -41,6 +41,12 @@ func (s *Supervisor) exec(c *Call) {
 		return
 	}
 	err := c.describeExec(pathAt, dirfd, flags)
+	if err != nil {
+		// A target that has left is no failure to read it.
+		if gone := c.pending(); gone != nil {
+			err = gone
+		}
+	}
 	var errno syscall.Errno
 	var ours unreadable
 	switch {
@@ -119,13 +125,15 @@ func (c *Call) proceedExec(r Reply) Outcome {
 	}
 	err := sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
 	if err != nil {
-		// A tracer is there already: a debugger, or an attacker who wants us
-		// kept out.
 		if gone := c.pending(); gone != nil {
 			c.replied = true
-			return Outcome{Level: Checked, Err: gone}
+			return Outcome{Level: Checked, Failed: true, Err: gone}
 		}
-		return Outcome{Level: Checked, Err: errors.Join(fmt.Errorf("seizing %d: %w", c.TID, err), c.proceed())}
+		err = fmt.Errorf("another process traces it: %w", err)
+		if r.Unverifiable == nil || !r.Unverifiable(err) {
+			return Outcome{Level: Refused, Failed: true, Err: errors.Join(err, c.refuse(unix.EACCES))}
+		}
+		return Outcome{Level: Checked, Err: c.proceed()}
 	}
 	sent := c.proceed()
 	_ = sys.Interrupt(c.TID)
@@ -190,6 +198,11 @@ func (s *Supervisor) exited(pid int, status unix.WaitStatus) {
 func (c *Call) verify(pid int, r Reply) *Program {
 	st, err := statProc(pid, "exe")
 	if err != nil {
+		// A program that nobody may read leaves a process that we may not look
+		// into. It can only be the judged one if that was such a program.
+		if c.Program.hidden {
+			return nil
+		}
 		return &Program{Path: "unreadable"}
 	}
 	loaded := id{st.Dev, st.Ino}

@@ -4,9 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"appdefender/internal/sys"
 )
 
 // A file is what a path of the target leads to, held open with O_PATH so that
@@ -213,9 +217,14 @@ func walk(root, base, tid int, pid func() int, name string) (int, error) {
 		case !onProc(fd):
 			to, err = readlinkat(fd)
 		case part == "self":
-			to = fmt.Sprint(pid())
+			to, err = numberIn(at, pid())
 		case part == "thread-self":
-			to = fmt.Sprintf("%d/task/%d", pid(), tid)
+			var self, thread string
+			if self, err = numberIn(at, pid()); err == nil {
+				if thread, err = numberIn(at, tid); err == nil {
+					to = self + "/task/" + thread
+				}
+			}
 		default:
 			// A magic link leads to its object, whatever its text says; a
 			// plain link inside procfs (mounts, net) is relative to it.
@@ -239,6 +248,24 @@ func walk(root, base, tid int, pid func() int, name string) (int, error) {
 		todo = append(strings.Split(to, "/"), todo...)
 	}
 	return at, nil
+}
+
+// numberIn returns the number of process or thread tid in the procfs that
+// directory dir is the root of: that of a pid namespace further in may be the
+// one that the target sees. A number is right if the status behind it tells
+// the same numbers from there inwards.
+func numberIn(dir, tid int) (string, error) {
+	ours, err := sys.ReadStatus(tid)
+	if err != nil {
+		return "", errUnreadable(err)
+	}
+	for i, n := range ours.NSPID {
+		there, err := sys.ReadStatusAt(fmt.Sprintf("/proc/self/fd/%d/%d/status", dir, n))
+		if err == nil && slices.Equal(there.NSPID, ours.NSPID[i:]) {
+			return strconv.Itoa(n), nil
+		}
+	}
+	return "", unix.ENOENT // a procfs of strangers
 }
 
 func isDir(fd int) bool {

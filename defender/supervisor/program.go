@@ -22,11 +22,12 @@ type Program struct {
 
 	loads   id       // the file the kernel will load: /proc/PID/exe after the exec
 	elf     bool     // it is ELF: nothing but it can be loaded
+	hidden  bool     // it may be executed but not read
 	command []string // what the new process's argv must be, where a name hangs on it
 }
 
 const (
-	headSize   = 256 // BINPRM_BUF_SIZE
+	headSize   = 255 // of BINPRM_BUF_SIZE the kernel keeps the last byte for itself
 	maxScripts = 5   // nested interpreters the kernel follows (exec_binprm)
 )
 
@@ -89,7 +90,8 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 		}
 	}
 	p.loads, p.command = at.id(), command
-	p.elf = bytes.HasPrefix(head, []byte("\x7fELF")) || head == nil
+	p.hidden = head == nil
+	p.elf = p.hidden || bytes.HasPrefix(head, []byte("\x7fELF"))
 	base := path.Base(at.path)
 	if isLoader(base) || isMultiCall(base) {
 		if command == nil {
@@ -97,6 +99,9 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 				return nil, errUnreadable(err)
 			}
 			p.command = command
+		}
+		if c.argvCut {
+			return nil, errUnreadable(errors.New("more arguments than can be judged for a program that takes its function from them"))
 		}
 		if isMultiCall(base) {
 			p.Applet = applet(base, command)
@@ -223,7 +228,11 @@ func (c *Call) Argv() ([]string, error) {
 	}
 	argv := make([]string, 0, 8)
 	size := 0
-	for at := c.argvAt; len(argv) < maxArgs && size < maxArgSize; at += uint64(c.word) {
+	for at := c.argvAt; ; at += uint64(c.word) {
+		if len(argv) == maxArgs || size >= maxArgSize {
+			c.argvCut = true
+			break
+		}
 		var b [8]byte
 		if err := readFull(c.TID, at, b[:c.word]); err != nil {
 			return nil, err
@@ -234,6 +243,7 @@ func (c *Call) Argv() ([]string, error) {
 		}
 		s, err := readString(c.TID, p, maxArgSize)
 		if errors.Is(err, unix.ENAMETOOLONG) {
+			c.argvCut = true
 			break
 		}
 		if err != nil {

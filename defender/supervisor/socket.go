@@ -165,8 +165,9 @@ func (s *Supervisor) send(c *Call, m *sys.Message, flags int, err error) {
 // what is no event: an errno that the kernel would have given as well, a
 // socket outside the Internet, a message to where the socket is connected.
 func (s *Supervisor) socketCall(c *Call, name []byte, err error) {
-	if err == nil {
-		err = c.pending()
+	// A target that has left is no failure to read it.
+	if gone := c.pending(); gone != nil {
+		err = gone
 	}
 	var errno syscall.Errno
 	var ours unreadable
@@ -201,7 +202,7 @@ func (s *Supervisor) socketCall(c *Call, name []byte, err error) {
 		// No destination of ours to judge: a disconnect, a connected
 		// datagram, or an address that the kernel will refuse.
 		n, err := c.performBlocking(name)
-		c.finish(n, err)
+		_ = c.finish(n, err)
 	}
 }
 

@@ -86,6 +86,7 @@ type Call struct {
 	word     int // size of a pointer in the target
 	argvAt   uint64
 	argv     []string
+	argvCut  bool
 	typed    string // the path execve passes on to an interpreter
 	socket   int    // duplicate of the target's socket; -1 if none
 	kind     kind   // of the socket
@@ -195,10 +196,10 @@ func (s *Supervisor) receive() {
 		n, err := sys.Recv(s.listener, buf)
 		if err != nil {
 			clear(buf)
-			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) {
+			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) && !s.deserted() {
 				continue
 			}
-			break // the listener is closed
+			break // the listener is closed, or nobody is left to listen to
 		}
 		if s.idle.Add(-1) == 0 && !s.closed.Load() {
 			s.idle.Add(1)
@@ -211,6 +212,13 @@ func (s *Supervisor) receive() {
 		}
 	}
 	s.idle.Add(-1)
+}
+
+// deserted reports whether no process has the filter any more.
+func (s *Supervisor) deserted() bool {
+	p := []unix.PollFd{{Fd: int32(s.listener), Events: unix.POLLIN}}
+	_, err := unix.Poll(p, 0)
+	return err == nil && p[0].Revents&unix.POLLHUP != 0
 }
 
 // answer handles one notification.
@@ -280,6 +288,10 @@ type Reply struct {
 	// sent, and Take runs on a goroutine of its own with the payload. What
 	// it hands to answer arrives at the target's socket as if from Addr.
 	Take func(payload []byte, answer func([]byte) error)
+	// Unverifiable, for Exec, is asked whether the program may start although
+	// what it loads cannot be compared, because another tracer is there: a
+	// debugger, or an attacker who wants us kept out. nil refuses.
+	Unverifiable func(why error) bool
 	// Recheck, for Exec, is asked about the loaded file where the judged one
 	// needs a registered interpreter (binfmt_misc).
 	Recheck func(*Program) bool

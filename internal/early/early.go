@@ -54,6 +54,10 @@ func Guarded() (pid int, ok bool) {
 // environment block that /proc/PID/environ shows. [os.Getenv] keeps working.
 func WipeEnvironment() { C.early_wipe_environment() }
 
+// CatchSignals keeps the signals that Go does not catch from ending us;
+// SIGRTMIN is passed on to the target.
+func CatchSignals() { C.early_catch_signals() }
+
 // Orders is what the stage must know to become the target.
 type Orders struct {
 	Path              string // of the program, as execve(2) takes it

@@ -70,6 +70,9 @@ struct early {
 // The page, or NULL in a program that was not started with "run".
 extern struct early *early_page;
 
+// Keeps signals that Go does not catch from ending us, once Go has started.
+void early_catch_signals(void);
+
 // Overwrites the values of our own variables in the environment block.
 void early_wipe_environment(void);
 

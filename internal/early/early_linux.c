@@ -468,6 +468,30 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 	early_page->probe.pid = pid;
 }
 
+static void pass_on(int sig)
+{
+	if (early_page->target > 1)
+		kill(early_page->target, sig);
+}
+
+// Signals that the Go runtime leaves at their default action, which is our
+// end: 32 and 33 belong to C libraries and mean nothing here, 34 is SIGRTMIN
+// and the target's.
+void early_catch_signals(void)
+{
+	struct sigaction sa;
+
+	memset(&sa, 0, sizeof sa);
+	sa.sa_flags = SA_ONSTACK | SA_RESTART;
+	sa.sa_handler = pass_on;
+	sigaction(SIGRTMIN, &sa, NULL);
+	// The C library refuses to change these two: ask the kernel, whose
+	// structure begins with the handler.
+	struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } ignore = {(void *)SIG_IGN, 0, NULL, 0};
+	syscall(SYS_rt_sigaction, 32, &ignore, NULL, 8);
+	syscall(SYS_rt_sigaction, 33, &ignore, NULL, 8);
+}
+
 void early_wipe_environment(void)
 {
 	char **p;

@@ -15,6 +15,7 @@ import (
 // Status is what we need of /proc/PID/status, which anybody may read.
 type Status struct {
 	TGID, PPID       int
+	NSPID            []int  // its numbers, from our pid namespace inwards
 	UID, GID         [4]int // real, effective, saved, file system
 	Pending, Blocked uint64 // signals: SigPnd|ShdPnd, SigBlk
 	Ignored          uint64
@@ -22,8 +23,11 @@ type Status struct {
 }
 
 // ReadStatus reads it for a process or thread.
-func ReadStatus(tid int) (*Status, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+func ReadStatus(tid int) (*Status, error) { return ReadStatusAt(fmt.Sprintf("/proc/%d/status", tid)) }
+
+// ReadStatusAt is ReadStatus for a status file of any procfs.
+func ReadStatusAt(name string) (*Status, error) {
+	data, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -37,6 +41,14 @@ func ReadStatus(tid int) (*Status, error) {
 		switch key {
 		case "Tgid":
 			st.TGID, err = strconv.Atoi(value)
+		case "NSpid":
+			for n := range strings.FieldsSeq(value) {
+				var v int
+				if v, err = strconv.Atoi(n); err != nil {
+					break
+				}
+				st.NSPID = append(st.NSPID, v)
+			}
 		case "PPid":
 			st.PPID, err = strconv.Atoi(value)
 		case "Uid":
@@ -57,7 +69,7 @@ func ReadStatus(tid int) (*Status, error) {
 			st.CapEff, err = strconv.ParseUint(value, 16, 64)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading status of %d: %q: %w", tid, line, err)
+			return nil, fmt.Errorf("reading %s: %q: %w", name, line, err)
 		}
 	}
 	return &st, nil
