@@ -1,0 +1,53 @@
+# "make help" says what there is. Everything works in a fresh clone with Go and
+# make: Debian packages that are missing are installed (as root) or named.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# Clones of other users, as in CI, must build too; the version comes from above.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+export CGO_ENABLED := 1
+
+BUILD_PACKAGES := ca-certificates gcc libc6-dev pkg-config libseccomp-dev
+DEMO_PACKAGES := wget
+TEST_PACKAGES := wget busybox-static bind9-dnsutils
+PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns musl-tools debootstrap
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: build
+build: ## bin/defender, a static program
+	@scripts/packages $(BUILD_PACKAGES)
+	go build -trimpath -tags netgo,osusergo \
+		-ldflags '-s -w -linkmode external -extldflags -static -X main.version=$(VERSION)' \
+		-o bin/defender ./cmd/defender
+	@if readelf -l bin/defender | grep -q INTERP; then \
+		echo 'build: bin/defender is not static' >&2; rm bin/defender; exit 1; fi
+
+.PHONY: demo
+demo: build ## the sample task, with and without the Defender (DEMO_EXIT=1: end by itself)
+	@scripts/packages $(DEMO_PACKAGES)
+	@go run ./internal/demo
+
+.PHONY: test
+test: build ## formatting, vet, lint, arrows and all tests of one machine
+	@scripts/packages $(TEST_PACKAGES)
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
+		echo "not gofmt-clean:" $$unformatted >&2; exit 1; fi
+	go vet ./...
+	go run $(GOLANGCI) run ./...
+	go test -race -timeout 8m ./...
+
+.PHONY: test-platforms
+test-platforms: build ## containers of several kinds (as root)
+	@scripts/packages $(PLATFORM_PACKAGES)
+	go test -tags platforms -timeout 15m ./internal/platforms/...
+
+.PHONY: clean
+clean: ## remove what build made
+	rm -rf bin

@@ -1,0 +1,127 @@
+// block HOW: a connect that would wait for minutes, and what ends it.
+//
+//	eintr     a handler without SA_RESTART: EINTR
+//	alarm     the same by alarm(2), in a process of one thread
+//	restart   a handler with SA_RESTART: the connect goes on, until a second
+//	          signal comes whose handler has no SA_RESTART
+//	sndtimeo  a connect with a time limit is never restarted: EINTR
+//	timeout   the limit itself: EINPROGRESS
+//	other     signals that another thread takes leave this one alone; the end
+//	          is again a signal of its own
+//	ignored   an ignored signal does not end it either
+//	kill      SIGKILL ends the process though its connect blocks
+#include "victim.h"
+
+static volatile int caught, done;
+static pthread_t connecting;
+static struct sockaddr_in to;
+static int s;
+
+static void handler(int sig)
+{
+	(void)sig;
+	caught = 1;
+}
+
+static void on(int sig, int flags)
+{
+	struct sigaction sa = {.sa_handler = handler, .sa_flags = flags};
+
+	sigaction(sig, &sa, NULL);
+}
+
+// A listener on loopback whose queue is full: it answers nobody any more.
+static struct sockaddr_in full(void)
+{
+	struct sockaddr_in a = in4("127.0.0.1", 0);
+	socklen_t len = sizeof a;
+	int l = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (bind(l, (void *)&a, sizeof a) || listen(l, 0) || getsockname(l, (void *)&a, &len))
+		die("listen");
+	for (int i = 0; i < 4; i++) {
+		int c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+		struct pollfd p = {c, POLLOUT, 0};
+
+		connect(c, (void *)&a, sizeof a);
+		poll(&p, 1, 100);
+	}
+	return a;
+}
+
+static void *one_then_two(void *unused)
+{
+	(void)unused;
+	usleep(300000);
+	pthread_kill(connecting, SIGUSR1);
+	usleep(300000);
+	pthread_kill(connecting, SIGUSR2);
+	return NULL;
+}
+
+static void *block(void *unused)
+{
+	(void)unused;
+	connecting = pthread_self();
+	say("connect", connect(s, (void *)&to, sizeof to));
+	done = 1;
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	const char *how = argv[argc > 1];
+	struct timeval limit = {1, 0};
+	pthread_t t, c;
+
+	to = full();
+	s = socket(AF_INET, SOCK_STREAM, 0);
+	connecting = pthread_self();
+	on(SIGUSR2, 0);
+	on(SIGUSR1, is(how, "eintr") || is(how, "alarm") ? 0 : SA_RESTART);
+	if (is(how, "alarm")) {
+		on(SIGALRM, 0);
+		alarm(1);
+		block(NULL);
+	} else if (is(how, "timeout")) {
+		setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+		block(NULL);
+	} else if (is(how, "kill")) {
+		signal(SIGALRM, SIG_DFL);
+		if (fork() == 0) {
+			usleep(300000);
+			kill(getppid(), SIGKILL);
+			_exit(0);
+		}
+		block(NULL);
+	} else if (is(how, "other")) {
+		pid_t hammer;
+
+		// The kernel gives a signal for the process to its first thread
+		// that takes it: this one.
+		pthread_create(&c, NULL, block, NULL);
+		if ((hammer = fork()) == 0) {
+			double end = now() + 3;
+
+			while (now() < end)
+				kill(getppid(), SIGUSR1);
+			_exit(0);
+		}
+		while (waitpid(hammer, NULL, WNOHANG) == 0)
+			;
+		if (done)
+			return 1;
+		pthread_kill(connecting, SIGUSR2);
+		pthread_join(c, NULL);
+	} else {
+		if (is(how, "ignored"))
+			signal(SIGUSR1, SIG_IGN);
+		if (is(how, "sndtimeo")) {
+			limit.tv_sec = 5;
+			setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+		}
+		pthread_create(&t, NULL, one_then_two, NULL);
+		block(NULL);
+	}
+	return 0;
+}

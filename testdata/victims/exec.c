@@ -1,0 +1,247 @@
+// exec WAY PATH [ARG…]: starts PATH in one of many ways.
+#include "victim.h"
+
+#ifndef AT_EXECVE_CHECK
+#define AT_EXECVE_CHECK 0x10000
+#endif
+
+static char **args;
+static const char *path;
+
+static int copy_to_memfd(void)
+{
+	char buf[65536];
+	ssize_t n;
+	int from = open(path, O_RDONLY | O_CLOEXEC), to = memfd_create("victim", 0);
+
+	if (from < 0 || to < 0)
+		die("memfd");
+	while ((n = read(from, buf, sizeof buf)) > 0)
+		if (write(to, buf, n) != n)
+			die("write");
+	return to;
+}
+
+static int at(int fd, const char *name, int flags)
+{
+	return syscall(SYS_execveat, fd, name, args, environ, flags);
+}
+
+static int by_fd(const char *dir, int fd)
+{
+	char link[64];
+
+	snprintf(link, sizeof link, "%s/%d", dir, fd);
+	return execve(link, args, environ);
+}
+
+static int prefixed(const char *prefix)
+{
+	char name[PATH_MAX];
+
+	snprintf(name, sizeof name, "%s%s", prefix, path);
+	return execve(name, args, environ);
+}
+
+// A chain of links, the middle one relative, over a link to the directory.
+static int symlinked(void)
+{
+	char dir[] = "/tmp/victim-XXXXXX", a[64], b[64], c[64];
+
+	if (!mkdtemp(dir))
+		die("mkdtemp");
+	snprintf(a, sizeof a, "%s/a", dir);
+	snprintf(b, sizeof b, "%s/b", dir);
+	snprintf(c, sizeof c, "%s/c", dir);
+	if (symlink(path, a) || symlink("a", b) || symlink(b, c))
+		die("symlink");
+	return execve(c, args, environ);
+}
+
+static void *in_thread(void *unused)
+{
+	(void)unused;
+	execve(path, args, environ);
+	say("exec", -1);
+	_exit(1);
+}
+
+static pthread_barrier_t barrier;
+
+static void *at_once(void *unused)
+{
+	(void)unused;
+	pthread_barrier_wait(&barrier);
+	execve(path, args, environ);
+	return (void *)(long)errno;
+}
+
+// Several threads start a program at the same moment: one wins, the others
+// are gone.
+static int together(int n)
+{
+	pthread_t t[16];
+	int i;
+
+	pthread_barrier_init(&barrier, NULL, n + 1);
+	for (i = 0; i < n; i++)
+		pthread_create(&t[i], NULL, at_once, NULL);
+	pthread_barrier_wait(&barrier);
+	execve(path, args, environ);
+	return -1;
+}
+
+static int wait_for(pid_t pid)
+{
+	int status;
+
+	if (waitpid(pid, &status, 0) != pid)
+		die("waitpid");
+	if (WIFSIGNALED(status))
+		printf("exec: signal %d\n", WTERMSIG(status));
+	exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
+// Starts PATH as a debugger does: the child asks to be traced.
+static int traced(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
+			say("traceme", -1);
+		execve(path, args, environ);
+		say("exec", -1);
+		_exit(1);
+	}
+	while (waitpid(pid, &status, 0) == pid && WIFSTOPPED(status))
+		ptrace(PTRACE_CONT, pid, NULL, (void *)(long)(WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status)));
+	exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
+// Arguments so long that whoever cuts them does not see the last ones:
+// argv[0] is a path of many slashes to the name it had.
+static int long_name(void)
+{
+	size_t size = 128 << 10;
+	char *name = malloc(size);
+
+	memset(name, '/', size);
+	strcpy(name + size - strlen(args[0]) - 1, args[0]);
+	args[0] = name;
+	return execve(path, args, environ);
+}
+
+// argv[1] over and over, then the rest.
+static int many(int n)
+{
+	char **more = calloc(n + 64, sizeof *more);
+	int i, m = 0;
+
+	more[m++] = args[0];
+	for (i = 0; i < n; i++)
+		more[m++] = args[1];
+	for (i = 2; args[i]; i++)
+		more[m++] = args[i];
+	return execve(path, more, environ);
+}
+
+int main(int argc, char **argv)
+{
+	const char *way = argv[1];
+	pid_t pid;
+
+	if (argc < 3)
+		die("exec WAY PATH [ARG…]");
+	path = argv[2];
+	args = argv + 2;
+	if (is(way, "plain"))
+		execve(path, args, environ);
+	else if (is(way, "argv0")) // the name comes from the arguments
+		execve(path, ++args, environ);
+	else if (is(way, "no-argv"))
+		syscall(SYS_execve, path, NULL, NULL);
+	else if (is(way, "empty-path"))
+		at(open(path, O_PATH | O_CLOEXEC), "", AT_EMPTY_PATH);
+	else if (is(way, "empty-path-read"))
+		at(open(path, O_RDONLY), "", AT_EMPTY_PATH);
+	else if (is(way, "dirfd")) {
+		char *slash = strrchr(argv[2], '/');
+		*slash = 0;
+		at(open(argv[2], O_PATH | O_DIRECTORY | O_CLOEXEC), slash + 1, 0);
+	} else if (is(way, "dirfd-keep")) {
+		char *slash = strrchr(argv[2], '/');
+		*slash = 0;
+		at(open(argv[2], O_PATH | O_DIRECTORY), slash + 1, 0);
+	} else if (is(way, "cwd")) {
+		char *slash = strrchr(argv[2], '/');
+		*slash = 0;
+		if (chdir(argv[2]))
+			die("chdir");
+		execve(slash + 1, args, environ);
+	} else if (is(way, "dots")) {
+		char name[PATH_MAX];
+		char *slash = strrchr(argv[2], '/');
+		*slash = 0;
+		snprintf(name, sizeof name, "%s/..//%s/./%s", argv[2], strrchr(argv[2], '/') + 1, slash + 1);
+		execve(name, args, environ);
+	} else if (is(way, "memfd"))
+		at(copy_to_memfd(), "", AT_EMPTY_PATH);
+	else if (is(way, "memfd-proc"))
+		by_fd("/proc/self/fd", copy_to_memfd());
+	else if (is(way, "proc-fd"))
+		by_fd("/proc/self/fd", open(path, O_PATH | O_CLOEXEC));
+	else if (is(way, "dev-fd"))
+		by_fd("/dev/fd", open(path, O_PATH | O_CLOEXEC));
+	else if (is(way, "thread-self-fd"))
+		by_fd("/proc/thread-self/fd", open(path, O_PATH | O_CLOEXEC));
+	else if (is(way, "proc-root"))
+		prefixed("/proc/self/root");
+	else if (is(way, "proc-parent-root")) {
+		char root[64];
+		snprintf(root, sizeof root, "/proc/%d/root", getpid());
+		prefixed(root);
+	} else if (is(way, "proc-exe")) // PATH is what is started by this very file
+		execve("/proc/self/exe", (char *[]){"again", "plain", argv[2], NULL}, environ);
+	else if (is(way, "symlinks"))
+		symlinked();
+	else if (is(way, "thread")) {
+		pthread_t t;
+		pthread_create(&t, NULL, in_thread, NULL);
+		pthread_join(t, NULL);
+	} else if (is(way, "threads"))
+		together(8);
+	else if (is(way, "vfork")) {
+		if ((pid = vfork()) == 0) {
+			execve(path, args, environ);
+			say("exec", -1);
+			_exit(1);
+		}
+		wait_for(pid);
+	} else if (is(way, "spawn")) {
+		errno = posix_spawn(&pid, path, NULL, NULL, args, environ);
+		if (errno == 0)
+			wait_for(pid);
+	} else if (is(way, "traced"))
+		traced();
+	else if (is(way, "long-name"))
+		long_name();
+	else if (is(way, "many"))
+		many(5000);
+	else if (is(way, "check")) {
+		say("check", at(AT_FDCWD, path, AT_EXECVE_CHECK));
+		return 0;
+	} else if (is(way, "setuid")) { // another user, then a program
+		if (setgid(1000) || setuid(1000))
+			die("setuid");
+		execve(path, args, environ);
+	} else if (is(way, "setuid-again")) { // and one more, as who it now is
+		if (setgid(1000) || setuid(1000))
+			die("setuid");
+		execve(argv[0], (char *[]){argv[0], "plain", argv[2], NULL}, environ);
+	} else
+		die(way);
+	say("exec", -1);
+	return 1;
+}
