@@ -17,6 +17,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -228,8 +229,9 @@ func (d *Defender) startTarget(path string) error {
 		return fmt.Errorf("starting the target: %w", err)
 	}
 	if listener >= 0 {
+		bound, _ := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 		d.super = supervisor.New(listener, supervisor.Config{
-			Handler: d.handle, Levels: d.levels, Exited: d.target.Exited,
+			Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1 || stage.LostSetUID(), Exited: d.target.Exited,
 		})
 		d.super.Start()
 		if err := early.ShareListener(listener); err != nil {
@@ -251,8 +253,19 @@ func (d *Defender) startTarget(path string) error {
 // releaseDescriptors closes what belongs to the target, so that its readers
 // see the end of file when the target closes it.
 func releaseDescriptors() error {
-	for _, fd := range early.Inherited() {
-		unix.Close(fd)
+	// All of ours are close-on-exec; what is not was left to us open.
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("listing descriptors: %w", err)
+	}
+	for _, entry := range fds {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil || fd < 3 {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {

@@ -120,7 +120,9 @@ func (c *Call) describeExec(pathAt uint64, dirfd, flags int) error {
 //
 // Precondition: the OS thread is locked and stays the tracer.
 func (c *Call) proceedExec(r Reply) Outcome {
-	if !c.s.cfg.Levels.Trace {
+	// Under a tracer without CAP_SYS_PTRACE the kernel lets a program gain no
+	// privileges (LSM_UNSAFE_PTRACE): better unverified than broken.
+	if !c.s.cfg.Levels.Trace || c.Program.gains && !c.s.cfg.NoNewPrivs && !sys.Can(unix.CAP_SYS_PTRACE) {
 		return Outcome{Level: Checked, Err: c.proceed()}
 	}
 	err := sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })

@@ -54,9 +54,10 @@ func BuildFilter(self Self) ([]byte, error) {
 // protect keeps the target's signals and limits off our own processes.
 // Memory, descriptors and environment need no rule: we are not dumpable.
 //
-// A number that is ours is refused by the filter itself. But each of our
-// threads has a number too, and a directory of /proc is as good as a pidfd:
-// where a call could kill or stop us by such a way, self.go looks.
+// The filter asks about calls with a number of ours, which in a pid namespace
+// of the target may be somebody else's. Each of our threads has a number too,
+// and a directory of /proc is as good as a pidfd: it also asks about every
+// call that could kill or stop us by such a way. self.go answers.
 //
 // As process 1 we need no rule for signals: the kernel drops what would end
 // us, and what it lets through ("kill -HUP 1") is for the target and passed on.
@@ -71,15 +72,15 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 		}
 		for _, name := range []string{"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill",
 			"pidfd_open", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} {
-			b.add(eperm, name, isInt(0, pid))
+			b.add(seccomp.ActNotify, name, isInt(0, pid))
 		}
-		b.add(eperm, "setpriority", isInt(1, pid))
-		b.add(eperm, "ioprio_set", isInt(1, pid))
+		b.add(seccomp.ActNotify, "setpriority", isInt(1, pid))
+		b.add(seccomp.ActNotify, "ioprio_set", isInt(1, pid))
 	}
 	// Both of us at once: everybody, our group, or a group made ours.
-	b.add(eperm, "kill", isInt(0, -1))
-	b.add(eperm, "kill", isInt(0, -self.Group))
-	b.add(eperm, "setpgid", isInt(1, self.Group))
+	b.add(seccomp.ActNotify, "kill", isInt(0, -1))
+	b.add(seccomp.ActNotify, "kill", isInt(0, -self.Group))
+	b.add(seccomp.ActNotify, "setpgid", isInt(1, self.Group))
 	for _, sig := range []int{int(unix.SIGKILL), int(unix.SIGSTOP)} {
 		for _, name := range []string{"kill", "tkill", "rt_sigqueueinfo", "pidfd_send_signal"} {
 			b.add(seccomp.ActNotify, name, isInt(1, sig))

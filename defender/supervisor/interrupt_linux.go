@@ -115,7 +115,7 @@ func (w *watch) look() {
 			return
 		}
 		for c, tid := range w.blocked {
-			if c.s.closed.Load() || c.pending() != nil || interrupted(c.TID) {
+			if c.s.closed.Load() || c.pending() != nil || c.s.interrupted(c.TID) {
 				_ = sys.Tgkill(tid, InterruptSignal)
 			}
 		}

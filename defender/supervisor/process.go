@@ -62,10 +62,18 @@ func (p pids) forget() {
 }
 
 // interrupted reports whether a signal waits for thread tid that would end
-// its blocking call.
-func interrupted(tid int) bool {
+// its blocking call: for itself, or for its process where we may trace it (see
+// Call.restart).
+func (s *Supervisor) interrupted(tid int) bool {
 	st, err := sys.ReadStatus(tid)
-	return err != nil || st.Pending&^st.Blocked&^st.Ignored != 0
+	if err != nil {
+		return false // the call's end is found by asking whether it is pending
+	}
+	pending := st.Pending
+	if s.cfg.Levels.Trace || st.Threads == 1 {
+		pending |= st.Shared
+	}
+	return pending&^st.Blocked&^st.Ignored != 0
 }
 
 // sameRights reports whether a failed lookup of ours is what the target would

@@ -23,6 +23,7 @@ type Program struct {
 	loads   id       // the file the kernel will load: /proc/PID/exe after the exec
 	elf     bool     // it is ELF: nothing but it can be loaded
 	hidden  bool     // it may be executed but not read
+	gains   bool     // it gains privileges: set-uid, set-gid or capabilities
 	command []string // what the new process's argv must be, where a name hangs on it
 }
 
@@ -91,6 +92,7 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 	}
 	p.loads, p.command = at.id(), command
 	p.hidden = head == nil
+	p.gains = at.stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 	p.elf = p.hidden || bytes.HasPrefix(head, []byte("\x7fELF"))
 	base := path.Base(at.path)
 	if isLoader(base) || isMultiCall(base) {

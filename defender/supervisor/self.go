@@ -21,10 +21,15 @@ import (
 // and the guardian the target.
 func (s *Supervisor) protectSelf(c *Call) {
 	target := c.argInt(0)
-	if c.n.Data.NR == unix.SYS_PIDFD_SEND_SIGNAL {
+	switch c.n.Data.NR {
+	case unix.SYS_PIDFD_SEND_SIGNAL:
 		target = s.processBehind(c.TID, target)
+	case unix.SYS_SETPRIORITY, unix.SYS_IOPRIO_SET:
+		target = c.argInt(1)
+	case unix.SYS_SETPGID:
+		target = -c.argInt(1)
 	}
-	if isOurs(target) {
+	if isOurs(target) && ourNumbers(c.TID) {
 		_ = c.refuse(unix.EPERM)
 		return
 	}
@@ -42,6 +47,15 @@ func isOurs(tid int) bool {
 	}
 	_, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", tid))
 	return err == nil
+}
+
+var ourPIDs = statID("/proc/self/ns/pid")
+
+// ourNumbers reports whether thread tid counts processes as we do, or may: in
+// a pid namespace of its own, ours has other numbers or none.
+func ourNumbers(tid int) bool {
+	st, err := statProc(tid, "ns/pid")
+	return err != nil || id{st.Dev, st.Ino} == ourPIDs
 }
 
 // processBehind returns the process that a descriptor of the target stands

@@ -199,8 +199,12 @@ func (s *Supervisor) socketCall(c *Call, name []byte, err error) {
 	case c.perform == nil:
 		_ = c.proceed()
 	default:
-		// No destination of ours to judge: a disconnect, a connected
-		// datagram, or an address that the kernel will refuse.
+		// No destination to judge: a disconnect, a connected datagram, or an
+		// address that the kernel will refuse. A message goes without it, for
+		// one kind of socket may take for an address what another does not.
+		if c.Op == Send {
+			name = nil
+		}
 		n, err := c.performBlocking(name)
 		_ = c.finish(n, err)
 	}
@@ -440,15 +444,48 @@ func (c *Call) finish(n int, err error) error {
 		c.replied, c.gone = true, true
 		return err
 	case errors.As(err, &errno):
-		return c.refuse(errno)
+		err := c.refuse(errno)
+		if c.interrupting {
+			c.settleRestart()
+		}
+		return err
 	}
 	return errors.Join(err, c.refuse(unix.EIO))
 }
 
-// restartSys is ERESTARTSYS of the kernel: the call returns EINTR or starts
+// errRestart is ERESTARTSYS of the kernel: the call returns EINTR or starts
 // again, as the target's handler of the waiting signal has it (SA_RESTART).
-// Without a waiting signal the target itself would see it.
-const restartSys = syscall.Errno(512)
+const errRestart = syscall.Errno(512)
+
+// restart makes the target's thread handle its signals with the next answer,
+// which must be errRestart.
+//
+// Another thread of the process may have taken the signal meanwhile, and a
+// thread without one would see the number 512 itself. So it is interrupted as
+// well: the kernel then looks for signals, and without one starts the call
+// again. Where we may not trace it, only a signal to this very thread counts.
+func (c *Call) restart() error {
+	if c.s.cfg.Levels.Trace && sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, 0) }) == nil {
+		_ = sys.Interrupt(c.TID)
+		c.interrupting = true
+	}
+	return errRestart
+}
+
+// settleRestart lets the thread go that restart has interrupted, once it is
+// answered.
+func (c *Call) settleRestart() {
+	pid, status, err := sys.WaitTracee()
+	switch {
+	case err != nil:
+	case status.Exited() || status.Signaled():
+		c.s.exited(pid, status)
+	case int(status)>>16 == sys.EventStop:
+		c.s.release(pid, 0)
+	default:
+		c.s.release(pid, status.StopSignal())
+	}
+}
 
 // performBlocking makes the call on the duplicate. A taken call holds the
 // target's signals back, so one that blocks is given up as soon as a signal
@@ -467,8 +504,8 @@ func (c *Call) performBlocking(name []byte) (int, error) {
 		if perr := c.pending(); perr != nil {
 			return 0, perr
 		}
-		if interrupted(c.TID) {
-			return 0, restartSys
+		if c.s.interrupted(c.TID) {
+			return 0, c.restart()
 		}
 	}
 }

@@ -94,6 +94,8 @@ type Call struct {
 	perform  func(name []byte) (int, error)
 	replied  bool
 	gone     bool
+	// The thread is seized and will stop once it is answered.
+	interrupting bool
 
 	// One message of a sendmmsg: the answer is kept, not sent.
 	part        bool
@@ -110,6 +112,8 @@ type Handler func(*Call)
 type Config struct {
 	Handler Handler
 	Levels  Levels // what the self-test found
+	// NoNewPrivs says that set-uid programs gain nothing in the target anyway.
+	NoNewPrivs bool
 	// Exited is told of a child of ours that ended under our eyes during an
 	// exec, where no other wait can see it.
 	Exited func(pid int, status unix.WaitStatus)
@@ -224,11 +228,7 @@ func (s *Supervisor) deserted() bool {
 // answer handles one notification.
 func (s *Supervisor) answer(n *sys.Notif, known pids) {
 	c := &Call{s: s, n: n, pids: known, TID: int(n.TID), socket: -1, word: 8}
-	defer func() {
-		if c.socket >= 0 {
-			unix.Close(c.socket)
-		}
-	}()
+	defer c.closeSocket()
 	if n.TID == 0 {
 		// A process outside our pid namespace: there is nothing to look at.
 		c.Unknown = errors.New("the process has no number in our pid namespace")
@@ -244,7 +244,10 @@ func (s *Supervisor) answer(n *sys.Notif, known pids) {
 		s.sendmsg(c)
 	case unix.SYS_SENDMMSG:
 		s.sendmmsg(c)
-	case unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_PRLIMIT64:
+	case unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_TGKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_RT_TGSIGQUEUEINFO,
+		unix.SYS_PIDFD_OPEN, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_PRLIMIT64, unix.SYS_SETPGID, unix.SYS_SETPRIORITY,
+		unix.SYS_IOPRIO_SET, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SCHED_SETATTR, unix.SYS_SCHED_SETPARAM,
+		unix.SYS_SCHED_SETSCHEDULER:
 		s.protectSelf(c)
 	}
 	if !c.replied {
@@ -330,11 +333,21 @@ func (c *Call) Reply(r Reply) Outcome {
 	return Outcome{Level: Checked, Err: c.proceed()}
 }
 
+// closeSocket drops our duplicate before the target hears the answer: its own
+// close is to be the last, or the port stays taken and the peer sees no end.
+func (c *Call) closeSocket() {
+	if c.socket >= 0 && !c.part {
+		unix.Close(c.socket)
+		c.socket = -1
+	}
+}
+
 func (c *Call) refuse(e syscall.Errno) error {
 	c.replied, c.errno = true, e
 	if c.part {
 		return nil
 	}
+	c.closeSocket()
 	return sys.Send(c.s.listener, &sys.Resp{ID: c.n.ID, Error: -int32(e)})
 }
 
@@ -343,6 +356,7 @@ func (c *Call) proceed() error {
 	if c.part {
 		return nil
 	}
+	c.closeSocket()
 	return sys.Continue(c.s.listener, c.n.ID)
 }
 
@@ -351,6 +365,7 @@ func (c *Call) succeed(result int64) error {
 	if c.part {
 		return nil
 	}
+	c.closeSocket()
 	return sys.Send(c.s.listener, &sys.Resp{ID: c.n.ID, Val: result})
 }
 

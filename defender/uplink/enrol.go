@@ -91,7 +91,7 @@ func (u *Uplink) forget() {
 // The Console's own, but they go into paths, headers and record ids.
 var (
 	instanceForm   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-	credentialForm = regexp.MustCompile(`^[!-~]{1,4096}$`)
+	credentialForm = regexp.MustCompile(`^[!-~]{1,1000}$`)
 )
 
 // enrol makes us a new instance.

@@ -207,16 +207,6 @@ func (c Child) KeptPtrace() bool { return c.c.kept_ptrace != 0 }
 // only (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).
 func (c Child) Killable() bool { return c.c.killable != 0 }
 
-// Inherited returns the descriptors from 3 up that we were started with and
-// that belong to the target.
-func Inherited() []int {
-	fds := make([]int, int(C.early_page.nfds))
-	for i := range fds {
-		fds[i] = int(C.early_page.fds[i])
-	}
-	return fds
-}
-
 // Operations of futex(2), not private: the words lie in shared memory.
 const (
 	futexWait = 0

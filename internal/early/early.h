@@ -8,7 +8,6 @@
 #define EARLY_SLOTS 1024
 #define EARLY_SLOT_SIZE 128 // struct seccomp_notif is 80 bytes; the kernel may grow it
 #define EARLY_PROG_MAX 4096 // BPF_MAXINSNS
-#define EARLY_FDS_MAX 64
 #define EARLY_PATH_MAX 4096
 
 enum { ORDER_WAIT, ORDER_GO, ORDER_QUIT };
@@ -41,8 +40,6 @@ struct early {
 	int32_t guardian_sock; // the supervisor's end of the line to the guardian
 	int32_t supervisor;
 	uint32_t closed_stdio; // bit n: descriptor n was closed when we were started
-	int32_t nfds;
-	int32_t fds[EARLY_FDS_MAX]; // inherited descriptors from 3 up that are not close-on-exec
 	struct early_child stage, probe;
 
 	// Orders for the stage.

@@ -5,7 +5,6 @@
 #define _GNU_SOURCE
 #include "early.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -233,31 +232,6 @@ static pid_t fork_sharing_files(void)
 #endif
 }
 
-// Notes what we were started with.
-static void note_descriptors(struct early *e)
-{
-	DIR *dir;
-	struct dirent *d;
-	int i;
-
-	for (i = 0; i < 3; i++)
-		if (fcntl(i, F_GETFD) < 0)
-			e->closed_stdio |= 1u << i;
-	dir = opendir("/proc/self/fd");
-	if (!dir)
-		return;
-	while ((d = readdir(dir)) && e->nfds < EARLY_FDS_MAX) {
-		int fd = atoi(d->d_name), flags;
-
-		if (fd < 3 || fd == dirfd(dir))
-			continue;
-		flags = fcntl(fd, F_GETFD);
-		if (flags >= 0 && !(flags & FD_CLOEXEC))
-			e->fds[e->nfds++] = fd;
-	}
-	closedir(dir);
-}
-
 static void say(const char *text)
 {
 	if (write(2, text, strlen(text)) < 0)
@@ -420,7 +394,7 @@ static void guard(pid_t supervisor, int sock)
 __attribute__((constructor)) static void early(int argc, char **argv, char **envp)
 {
 	sigset_t all, before;
-	int line[2] = {-1, -1};
+	int i, line[2] = {-1, -1};
 	pid_t pid, self;
 
 	if (argc < 2 || strcmp(argv[1], "run") != 0)
@@ -432,7 +406,9 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 		early_page = NULL;
 		return;
 	}
-	note_descriptors(early_page);
+	for (i = 0; i < 3; i++)
+		if (fcntl(i, F_GETFD) < 0)
+			early_page->closed_stdio |= 1u << i;
 	// Not dumpable: our memory, environment and descriptors are closed to
 	// every process without CAP_SYS_PTRACE, also to one of our own user.
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);

@@ -14,12 +14,13 @@ import (
 
 // Status is what we need of /proc/PID/status, which anybody may read.
 type Status struct {
-	TGID, PPID       int
-	NSPID            []int  // its numbers, from our pid namespace inwards
-	UID, GID         [4]int // real, effective, saved, file system
-	Pending, Blocked uint64 // signals: SigPnd|ShdPnd, SigBlk
-	Ignored          uint64
-	CapEff, CapPrm   uint64
+	TGID, PPID int
+	NSPID      []int  // its numbers, from our pid namespace inwards
+	UID, GID   [4]int // real, effective, saved, file system
+	Threads    int
+	// Signals: waiting for the thread, for the process, blocked, ignored.
+	Pending, Shared, Blocked, Ignored uint64
+	CapEff, CapPrm                    uint64
 }
 
 // ReadStatus reads it for a process or thread.
@@ -55,10 +56,12 @@ func ReadStatusAt(name string) (*Status, error) {
 			_, err = fmt.Sscan(value, &st.UID[0], &st.UID[1], &st.UID[2], &st.UID[3])
 		case "Gid":
 			_, err = fmt.Sscan(value, &st.GID[0], &st.GID[1], &st.GID[2], &st.GID[3])
-		case "SigPnd", "ShdPnd":
-			var v uint64
-			v, err = strconv.ParseUint(value, 16, 64)
-			st.Pending |= v
+		case "Threads":
+			st.Threads, err = strconv.Atoi(value)
+		case "SigPnd":
+			st.Pending, err = strconv.ParseUint(value, 16, 64)
+		case "ShdPnd":
+			st.Shared, err = strconv.ParseUint(value, 16, 64)
 		case "SigBlk":
 			st.Blocked, err = strconv.ParseUint(value, 16, 64)
 		case "SigIgn":
