@@ -15,6 +15,8 @@ type Config struct {
 	// It must be the end of os.Args.
 	Argv []string
 
+	Console Console // where policy comes from and audits go
+
 	// AuditLog is a file for records, one JSON object a line, "-" or "" for
 	// standard error, "none" for nothing.
 	AuditLog string

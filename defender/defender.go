@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -46,13 +47,16 @@ type Defender struct {
 	levels supervisor.Levels
 	super  *supervisor.Supervisor
 
-	proxy  *dnsproxy.Proxy
-	askers dnsproxy.Askers
+	proxy   *dnsproxy.Proxy
+	askers  dnsproxy.Askers
+	servers atomic.Pointer[[]netip.AddrPort] // the machine's own name servers
 
 	src    audit.Source
 	queue  *audit.Queue
 	dryRun *audit.DryRun // nil unless cfg.DryRun
 	ending atomic.Bool
+
+	started time.Time
 }
 
 // New returns a Defender for a target that the early processes will become.
@@ -67,7 +71,7 @@ func New(cfg Config) (*Defender, error) {
 	if len(cfg.Argv) == 0 {
 		return nil, errors.New("there is no command to run")
 	}
-	d := &Defender{cfg: cfg, target: child.New(early.Stage().PID())}
+	d := &Defender{cfg: cfg, target: child.New(early.Stage().PID()), started: time.Now()}
 	if cfg.Policy != nil {
 		engine, err := policy.Compile(cfg.Policy, cfg.Workload)
 		if err != nil {
@@ -107,12 +111,33 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 		return ExitFailed, err
 	}
 	defer closeSinks()
+	line, err := d.openLine()
+	if err != nil {
+		return ExitFailed, err
+	}
+	if line != nil {
+		sinks = append(sinks, line.spool)
+	}
 	recording, stopRecording := context.WithCancel(context.Background())
 	recorded := make(chan struct{})
 	go func() { defer close(recorded); _ = d.queue.Run(recording, sinks...) }()
-	defer func() { stopRecording(); <-recorded; d.summarize() }()
+	defer func() {
+		stopRecording()
+		<-recorded
+		d.summarize()
+		if line != nil {
+			line.stop()
+		}
+	}()
 
-	if err := d.prepareFilter(); err != nil {
+	err = d.prepareFilter()
+	if line != nil {
+		// With the levels known, for the heartbeat, and before resolv.conf
+		// names us.
+		d.readUpstreams()
+		line.start()
+	}
+	if err != nil {
 		return ExitFailed, err
 	}
 	stopDNS, err := d.startDNS(ctx)
@@ -120,6 +145,9 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 		return ExitFailed, err
 	}
 	defer stopDNS()
+	if line != nil {
+		line.waitForPolicy(d.target.Done())
+	}
 	if err := d.startTarget(path); err != nil {
 		return ExitFailed, err
 	}
@@ -338,14 +366,25 @@ func (d *Defender) end() {
 	}()
 }
 
+// resolvConf is where resolvers look for their servers.
+const resolvConf = "/etc/resolv.conf"
+
+// readUpstreams notes the machine's own name servers.
+func (d *Defender) readUpstreams() {
+	upstreams, err := dnsproxy.Upstreams(resolvConf, netip.Addr{})
+	if err != nil {
+		d.notice("reading %s: %v", resolvConf, err)
+	}
+	d.servers.Store(&upstreams)
+}
+
 // startDNS starts the proxy and returns how to stop it.
 func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
-	const conf = "/etc/resolv.conf"
-	addr, takeOver := d.proxyAddr(conf)
-	upstreams, err := dnsproxy.Upstreams(conf, addr.Addr())
-	if err != nil {
-		d.notice("reading %s: %v", conf, err)
+	if d.servers.Load() == nil {
+		d.readUpstreams()
 	}
+	upstreams := d.upstreams()
+	addr, takeOver := d.proxyAddr(resolvConf)
 	d.proxy, err = dnsproxy.New(dnsproxy.Config{
 		Upstreams: upstreams, Decide: d.decide, Record: d.recordLookup, Asker: d.asker,
 	})
@@ -361,8 +400,8 @@ func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
 	}
 	restore := func() error { return nil }
 	if takeOver {
-		if restore, _, err = dnsproxy.Takeover(conf, d.proxy.Addrs()[0].Addr()); err != nil {
-			d.notice("%s stays as it is, name servers are redirected call by call: %v", conf, err)
+		if restore, _, err = dnsproxy.Takeover(resolvConf, d.proxy.Addrs()[0].Addr()); err != nil {
+			d.notice("%s stays as it is, name servers are redirected call by call: %v", resolvConf, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -370,7 +409,7 @@ func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
 	go func() { defer close(served); _ = d.proxy.Serve(ctx) }()
 	return func() {
 		if err := restore(); err != nil {
-			fmt.Fprintf(os.Stderr, "defender: restoring %s: %v\n", conf, err)
+			fmt.Fprintf(os.Stderr, "defender: restoring %s: %v\n", resolvConf, err)
 		}
 		cancel()
 		<-served

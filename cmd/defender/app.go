@@ -39,7 +39,7 @@ func (a *app) cli() *cli.App {
 		// Errors are printed once, by main.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   usageError,
-		Commands:       []*cli.Command{a.run(), a.version()},
+		Commands:       []*cli.Command{a.run(), installCommand(a.out), healthcheckCommand(a.out), a.version()},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return fmt.Errorf("unknown command %q; try %q", c.Args().First(), "defender run -- "+strings.Join(c.Args().Slice(), " "))
@@ -77,6 +77,12 @@ func (a *app) run() *cli.Command {
 		OnUsageError: usageError,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "policy", EnvVars: env("POLICY"), Usage: "policy `FILE`, YAML or JSON; without one the shipped default, which refuses nothing"},
+			&cli.StringFlag{Name: "console", EnvVars: env("CONSOLE"), Usage: "`URL` of the Console that policy comes from and audits go to; its policy wins over --policy"},
+			&cli.StringFlag{Name: "token", EnvVars: env("TOKEN"), Usage: "enrolment token for the Console; a command line is for all to see: better as DEFENDER_TOKEN, or in a file named by DEFENDER_TOKEN_FILE"},
+			&cli.StringFlag{Name: "token-file", EnvVars: env("TOKEN_FILE"), Usage: "`FILE` with the token"},
+			&cli.StringFlag{Name: "ca", EnvVars: env("CA"), Usage: "`FILE` with the certificate of the Console's own CA"},
+			&cli.StringFlag{Name: "data-dir", EnvVars: env("DATA_DIR"), Usage: "`DIR` that keeps unsent audits and the last good policy over a restart; without one they are in memory"},
+			&cli.DurationFlag{Name: "wait-for-policy", EnvVars: env("WAIT_FOR_POLICY"), Usage: "start the target when the Console's policy is in force, or after `DURATION`"},
 			&cli.StringFlag{Name: "app-id", EnvVars: env("APP_ID"), Usage: "App ID that rules select by"},
 			&cli.StringFlag{Name: "container", EnvVars: env("CONTAINER"), Usage: "container name that rules select by"},
 			&cli.StringFlag{Name: "image", EnvVars: env("IMAGE"), Usage: "image name that rules select by"},
@@ -92,7 +98,7 @@ func (a *app) run() *cli.Command {
 }
 
 func (a *app) runTarget(c *cli.Context) error {
-	early.WipeEnvironment()
+	early.WipeEnvironment() // the flags have been read
 	cfg, err := config(c)
 	if err != nil {
 		return err
@@ -148,6 +154,10 @@ func config(c *cli.Context) (defender.Config, error) {
 		}
 		errs = append(errs, fmt.Errorf("--%s: %q is not one of %s", flag, c.String(flag), strings.Join(words, ", ")))
 	}
+	var err error
+	if cfg.Console, err = console(c); err != nil {
+		errs = append(errs, err)
+	}
 	oneOf("on-failure", "closed", "open")
 	oneOf("supervisor", "auto", "notify")
 	oneOf("resolv-conf", "auto", "rewrite", "leave")
@@ -156,6 +166,37 @@ func config(c *cli.Context) (defender.Config, error) {
 		errs = append(errs, errors.New(`nothing to run: give a command after "--", as in "defender run -- nginx"`))
 	}
 	return cfg, errors.Join(errs...)
+}
+
+// console reads the flags that concern the Console.
+func console(c *cli.Context) (defender.Console, error) {
+	con := defender.Console{
+		URL: c.String("console"), Token: c.String("token"),
+		DataDir: c.String("data-dir"), WaitForPolicy: c.Duration("wait-for-policy"),
+	}
+	var errs []error
+	if name := c.String("token-file"); name != "" && con.Token == "" {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--token-file: %w", err))
+		}
+		con.Token = strings.TrimSpace(string(data))
+	}
+	if name := c.String("ca"); name != "" {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--ca: %w", err))
+		}
+		con.CA = data
+	}
+	if con.URL == "" {
+		for _, flag := range []string{"token", "token-file", "ca", "data-dir", "wait-for-policy"} {
+			if c.IsSet(flag) {
+				errs = append(errs, fmt.Errorf("--%s: says nothing without --console", flag))
+			}
+		}
+	}
+	return con, errors.Join(errs...)
 }
 
 // policy loads the policy file. A file with a fault is no policy: the target

@@ -169,24 +169,23 @@ func (c *console) enrol(w http.ResponseWriter, body []byte) {
 func (c *console) policy(w http.ResponseWriter, r *http.Request) {
 	have, _ := strconv.ParseUint(r.FormValue(wire.ParamGeneration), 10, 64)
 	wait, _ := strconv.Atoi(r.FormValue(wire.ParamWait))
-	timeout := time.After(time.Duration(wait) * time.Second)
-	for {
-		c.mu.Lock()
-		p, newer := c.signed, c.newer
+	c.mu.Lock()
+	newer := c.newer
+	if c.signed.Generation <= have && wait > 0 {
 		c.mu.Unlock()
-		if p.Generation > have {
-			reply(w, p)
-			return
-		}
 		select {
 		case <-newer:
 		case <-r.Context().Done():
-			return
-		case <-timeout:
-			w.WriteHeader(http.StatusNotModified)
-			return
+		case <-time.After(time.Duration(wait) * time.Second):
 		}
+		c.mu.Lock()
 	}
+	defer c.mu.Unlock()
+	if c.signed.Generation <= have {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	reply(w, c.signed)
 }
 
 func reply(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }

@@ -58,8 +58,9 @@ type Config struct {
 	// Notice is told, for people, what becomes of the line. It must not
 	// block. nil tells nobody.
 	Notice func(string)
-	// Dial connects to the Console. nil means the system's way, with the
-	// names that the machine's resolver knows.
+	// Dial connects to the Console. nil means the system's way, which looks
+	// names up by /etc/resolv.conf: where that leads to our own DNS door, the
+	// policy for the target also decides whether we find the Console.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 

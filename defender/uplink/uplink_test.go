@@ -305,7 +305,6 @@ func TestRecordNotTaken(t *testing.T) {
 			d.run()
 			d.flush()
 			check(t, "records", c.messages("d1"), "a", "b", "1 record was lost: the Console did not take it", "c", "d")
-			d.await("a heartbeat", func() bool { return len(c.get("d1").heartbeats) > 0 })
 		})
 	}
 }
@@ -319,20 +318,20 @@ func TestPolicy(t *testing.T) {
 	tampered := wire.Sign(c.key, 9, rules("nine"))
 	tampered.Policy = rules("evil")
 	relabelled := wire.Sign(c.key, 4, rules("four"))
-	relabelled.Generation = 9
+	relabelled.Generation = 10
 
 	tests := []struct {
 		name string
 		send wire.SignedPolicy
 		says string
 	}{
-		{"tampered", tampered, "the policy's signature is wrong"},
-		{"of another generation", relabelled, "the policy's signature is wrong"},
-		{"of another key", wire.Sign(other, 9, rules("nine")), "the policy's signature is wrong"},
-		{"of no key", wire.SignedPolicy{Generation: 9, Policy: rules("nine")}, "the policy's signature is wrong"},
+		{"tampered", tampered, "generation 9: the policy's signature is wrong"},
+		{"of another generation", relabelled, "generation 10: the policy's signature is wrong"},
+		{"of another key", wire.Sign(other, 11, rules("eleven")), "generation 11: the policy's signature is wrong"},
+		{"of no key", wire.SignedPolicy{Generation: 12, Policy: rules("twelve")}, "generation 12: the policy's signature is wrong"},
 		{"older", wire.Sign(c.key, 4, rules("four")), "generation 4 is older than 5"},
 		{"twice", wire.Sign(c.key, 5, rules("another five")), "there are two of generation 5"},
-		{"with a fault", wire.Sign(c.key, 6, `{"version": 1, "rools": []}`), `generation 6:1:15: unknown key "rools"`},
+		{"with a fault", wire.Sign(c.key, 6, `{"version": 1, "rools": []}`), "generation 6:1:16: rools: unknown key"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -485,7 +484,7 @@ func TestOldTLS(t *testing.T) {
 	c := unstarted()
 	c.server.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11} //nolint:gosec // that is what is refused
 	c.server.StartTLS()
-	defer c.server.Close()
+	t.Cleanup(c.server.Close)
 	d := start(t, c, "")
 	d.await("a notice", func() bool { return d.noticed("protocol version") > 0 })
 	if c.enrolments() > 0 {
@@ -496,7 +495,7 @@ func TestOldTLS(t *testing.T) {
 func TestPlainLoopback(t *testing.T) {
 	c := unstarted()
 	c.server.Start()
-	defer c.server.Close()
+	t.Cleanup(c.server.Close)
 	d := start(t, c, "")
 	d.write("a")
 	d.flush()

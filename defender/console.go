@@ -1,0 +1,168 @@
+package defender
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"appdefender/audit"
+	"appdefender/defender/uplink"
+	"appdefender/policy"
+	"appdefender/wire"
+)
+
+// flushGrace is what the last records get to reach the Console.
+const flushGrace = 5 * time.Second
+
+// Console is where policy comes from and audits go. Its zero value is none.
+type Console struct {
+	URL   string
+	Token string // enrols; not needed by an instance that is enrolled
+	CA    []byte // PEM; nil for the system's
+	// DataDir keeps the instance, its unsent audits and the last good policy
+	// over a restart; "" keeps nothing.
+	DataDir string
+	// WaitForPolicy is how long the target waits for the Console's policy; 0
+	// starts at once with the last good one, or with Config.Policy.
+	WaitForPolicy time.Duration
+}
+
+// line is the running connection to the Console.
+type line struct {
+	d     *Defender
+	spool *audit.Spool
+	up    *uplink.Uplink
+
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+// openLine makes the connection, which starts with startLine, and puts the
+// last good policy into force. It returns nil without a Console.
+func (d *Defender) openLine() (*line, error) {
+	c := d.cfg.Console
+	if c.URL == "" {
+		return nil, nil
+	}
+	l := &line{d: d, ended: make(chan struct{})}
+	l.spool = audit.OpenSpool(audit.SpoolConfig{Dir: c.DataDir, Source: &d.src, Notice: d.queue.Notice})
+	var err error
+	l.up, err = uplink.New(uplink.Config{
+		URL: c.URL, Token: c.Token, CA: c.CA, Spool: l.spool,
+		Identity: wire.Identity{
+			AppID: d.src.AppID, Container: d.src.Container, Image: d.src.Image,
+			Hostname: d.src.Hostname, Version: d.src.Version,
+		},
+		Apply: d.apply, Status: d.status, Notice: d.queue.Notice, Dial: d.dialConsole,
+	})
+	if err != nil {
+		_ = l.spool.Close()
+		return nil, fmt.Errorf("connecting to the Console: %w", err)
+	}
+	last, err := l.up.LastGood()
+	if err == nil && last != nil {
+		err = d.apply(last)
+	}
+	if err != nil {
+		d.notice("the Console's last policy is not used: %v", err)
+	}
+	return l, nil
+}
+
+// start keeps the line until stop.
+func (l *line) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	l.cancel = cancel
+	go func() {
+		defer close(l.ended)
+		_ = l.up.Run(ctx)
+	}()
+	go func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				l.spool.Sync()
+			}
+		}
+	}()
+}
+
+// waitForPolicy holds the target back until the Console's policy is in force,
+// or stop is closed.
+func (l *line) waitForPolicy(stop <-chan struct{}) {
+	limit := l.d.cfg.Console.WaitForPolicy
+	if limit <= 0 {
+		return
+	}
+	select {
+	case <-l.up.FirstPolicy():
+	case <-stop:
+	case <-time.After(limit):
+		l.d.notice("no policy from the Console within %v: the target starts under what there is", limit)
+	}
+}
+
+// stop sends what is left and ends the line. The queue must have ended.
+func (l *line) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
+	defer cancel()
+	_ = l.up.Flush(ctx) // what is left stays in the spool
+	l.cancel()
+	<-l.ended
+	_ = l.spool.Close()
+}
+
+// apply puts a policy into force, as a whole or not at all.
+func (d *Defender) apply(p *policy.Policy) error {
+	engine, err := policy.Compile(p, d.cfg.Workload)
+	if err != nil {
+		return err
+	}
+	d.engine.Store(engine)
+	return nil
+}
+
+// status is what a heartbeat says beyond the line's own state.
+func (d *Defender) status(h *wire.Heartbeat) {
+	h.Level = "none"
+	if d.levels.Listener {
+		h.Level = "notify"
+	}
+	h.Lost = d.levels.Lost
+	h.FailOpen, h.DryRun = d.cfg.FailOpen, d.cfg.DryRun
+	h.Started = d.started
+	h.Dropped += d.queue.Lost()
+}
+
+// dialConsole reaches the Console past our own name server, which judges for
+// the target and may refuse the Console's name.
+func (d *Defender) dialConsole(ctx context.Context, network, addr string) (net.Conn, error) {
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var conn net.Conn
+		err := errors.New("there is no name server")
+		for _, server := range d.upstreams() {
+			var dialer net.Dialer
+			if conn, err = dialer.DialContext(ctx, network, server.String()); err == nil {
+				return conn, nil
+			}
+		}
+		return nil, err
+	}}
+	dialer := net.Dialer{Resolver: resolver, Timeout: 10 * time.Second}
+	return dialer.DialContext(ctx, network, addr)
+}
+
+// upstreams are the machine's own name servers, once they are known.
+func (d *Defender) upstreams() []netip.AddrPort {
+	if u := d.servers.Load(); u != nil {
+		return *u
+	}
+	return nil
+}
