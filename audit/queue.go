@@ -235,18 +235,8 @@ func (w *writer) write(r Record) {
 
 func (w *writer) confessQueue() {
 	if n := w.queue.lost.Swap(0); n > 0 {
-		w.emit(w.confession(n, "the audit queue was full"))
+		w.emit(confession(w.queue.src, n, "the audit queue was full"))
 	}
-}
-
-func (w *writer) confession(n uint64, why string) Record {
-	noun := "records were"
-	if n == 1 {
-		noun = "record was"
-	}
-	r := Notice(w.queue.src, fmt.Sprintf("%d %s lost: %s", n, noun, why), time.Time{})
-	r.Count = int(min(n, 1<<31-1)) //nolint:gosec // bounded
-	return r
 }
 
 // emit numbers r and hands it to each sink. A sink that works again after it
@@ -273,7 +263,7 @@ func (w *writer) emit(r Record) {
 			continue // it did so while another one confessed
 		}
 		s.lost = 0
-		w.emit(w.confession(uint64(n), "writing them: "+s.err.Error())) //nolint:gosec // n > 0
+		w.emit(confession(w.queue.src, uint64(n), "writing them: "+s.err.Error())) //nolint:gosec // n > 0
 		if s.lost > 0 {
 			s.lost += n // that was lost too
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"os"
 	"strconv"
 	"sync"
 	"syscall"
@@ -83,6 +84,7 @@ type Spool struct {
 	refused  uint64 // position of a record that the Console does not take
 	fallen   bool   // records wait in memory though there is a home
 	said     bool   // that the spool is full
+	unsynced bool   // said that the disk does not take what is written
 	closed   bool
 	news     []string // for tell, once mu is free
 }
@@ -541,20 +543,27 @@ func (s *Spool) Sync() {
 	s.changed = false
 	s.unlock()
 
+	var err error
 	for _, seg := range dirty {
-		// Who is told by Write's error is told already, and the records are
-		// sent from what the system holds of the file.
-		_ = seg.file.Sync()
+		// One that was acknowledged meanwhile is closed.
+		if e := seg.file.Sync(); e != nil && !errors.Is(e, os.ErrClosed) {
+			err = e
+		}
 	}
-	if !changed {
-		return
+	unsaved := false
+	if changed {
+		data, _ := json.Marshal(st)
+		if e := s.home.save(stateName, data); e != nil {
+			err, unsaved = e, true
+		}
 	}
-	data, _ := json.Marshal(st)
-	if err := s.home.save(stateName, data); err != nil {
-		s.mu.Lock()
-		s.changed = true
-		s.mu.Unlock()
+	s.mu.Lock()
+	defer s.unlock()
+	s.changed = s.changed || unsaved
+	if err != nil && !s.unsynced && !s.fallen {
+		s.say("forcing audit records to the disk of %q: %v", s.home.path, err)
 	}
+	s.unsynced = err != nil
 }
 
 // Close forces everything to the disk and gives the directory back. It may be

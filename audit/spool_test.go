@@ -539,6 +539,28 @@ func TestSpoolDiskNearlyFull(t *testing.T) {
 	check(t, "records", waiting(t, s, 9), "i-2 b", "i-3 c")
 }
 
+// A segment in memory may begin where an empty file does.
+func TestSpoolFallsOnAnEmptySegment(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := spool(t, SpoolConfig{Dir: dir, MinFree: 1 << 60})
+	write(t, s, "a")
+	s.Ack(1)
+	s.minFree = -1
+	s.Sync() // makes a file, and nothing waits
+	s.minFree = 1 << 60
+	write(t, s, "b")
+	if names := segments(t, dir); len(names) > 0 {
+		t.Errorf("there are %q", names)
+	}
+	s.minFree = -1
+	s.Sync()
+	write(t, s, "c")
+	s.Close()
+	s, told := spool(t, SpoolConfig{Dir: dir})
+	check(t, "records", waiting(t, s, 9), "i-2 b", "i-3 c")
+	check(t, "notices", told.read())
+}
+
 // A disk that is full loses nothing while memory lasts, and nothing at all of
 // what it has.
 func TestSpoolDiskFull(t *testing.T) {

@@ -14,8 +14,13 @@ import (
 	"appdefender/wire"
 )
 
-// flushGrace is what the last records get to reach the Console.
-const flushGrace = 5 * time.Second
+// What the last records get to reach the Console: less where the next start
+// finds them again, for platforms kill a container ten seconds after its
+// signal to stop.
+const (
+	flushGrace      = 5 * time.Second
+	flushGraceOnDir = 2 * time.Second
+)
 
 // Console is where policy comes from and audits go. Its zero value is none.
 type Console struct {
@@ -80,18 +85,6 @@ func (l *line) start() {
 		defer close(l.ended)
 		_ = l.up.Run(ctx)
 	}()
-	go func() {
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				l.spool.Sync()
-			}
-		}
-	}()
 }
 
 // waitForPolicy holds the target back until the Console's policy is in force,
@@ -111,7 +104,11 @@ func (l *line) waitForPolicy(stop <-chan struct{}) {
 
 // stop sends what is left and ends the line. The queue must have ended.
 func (l *line) stop() {
-	ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
+	grace := flushGrace
+	if l.spool.Dir() != "" {
+		grace = flushGraceOnDir
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	_ = l.up.Flush(ctx) // what is left stays in the spool
 	l.cancel()
