@@ -246,6 +246,8 @@ func (d *Defender) startTarget(path string) error {
 	err := early.Give(early.Orders{
 		Path: path, ArgvIndex: len(os.Args) - len(d.cfg.Argv), KeepPtrace: d.cfg.KeepPtrace,
 		DieWithSupervisor: guarded && !d.cfg.FailOpen, FailOpen: d.cfg.FailOpen,
+		// A guardian that lets every call pass needs the target's own connects.
+		NoTCPConnect: d.levels.GetFD && !d.cfg.FailOpen,
 	})
 	if err != nil {
 		return fmt.Errorf("starting the target: %w", err)

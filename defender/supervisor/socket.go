@@ -37,6 +37,8 @@ func (s *Supervisor) connect(c *Call) {
 }
 
 // sendto describes a sendto; the filter lets those without an address pass.
+// One with an address that a stream takes no notice of is performed without
+// it: another thread may exchange the descriptor for one that does.
 func (s *Supervisor) sendto(c *Call) {
 	c.Op, c.Name = Send, "sendto"
 	if c.Unknown != nil {
@@ -45,12 +47,13 @@ func (s *Supervisor) sendto(c *Call) {
 	}
 	flags := c.argInt(3)
 	err := c.openSocket(c.argInt(0))
-	if err == nil && c.ignoresAddress(flags) {
+	stream := err == nil && c.ignoresAddress(flags)
+	if stream && !c.kind.internet() {
 		_ = c.proceed()
 		return
 	}
 	var m sys.Message
-	if err == nil {
+	if err == nil && !stream {
 		m.Name, err = c.readName(c.arg(4), c.argInt(5), true)
 	}
 	if err == nil {

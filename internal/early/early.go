@@ -65,6 +65,7 @@ type Orders struct {
 	KeepPtrace        bool   // leave CAP_SYS_PTRACE to the target
 	DieWithSupervisor bool   // the target's first process gets SIGKILL with us
 	FailOpen          bool   // what the guardian does if we die
+	NoTCPConnect      bool   // every TCP connect is performed for the target
 }
 
 // Child is the stage or the probe.
@@ -105,6 +106,7 @@ func Give(o Orders) error {
 	p.argv_index = C.int32_t(o.ArgvIndex)
 	p.keep_ptrace = flag(o.KeepPtrace)
 	p.die_with_supervisor = flag(o.DieWithSupervisor)
+	p.no_tcp_connect = flag(o.NoTCPConnect)
 	p.on_failure_open = C.uint32_t(flag(o.FailOpen))
 	p.target = p.stage.pid
 	return nil

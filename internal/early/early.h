@@ -46,6 +46,7 @@ struct early {
 	int32_t argv_index; // where the target's argv begins in ours
 	int32_t keep_ptrace;
 	int32_t die_with_supervisor;
+	int32_t no_tcp_connect; // all TCP connects are performed for the target
 	uint32_t prog_len; // in instructions
 	char path[EARLY_PATH_MAX];
 

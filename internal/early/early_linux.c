@@ -137,6 +137,22 @@ static void install_filter(struct early_child *c)
 	set_state(c, STATE_LISTENING);
 }
 
+// Lets no TCP connect of the target succeed by itself (landlock(7), Linux
+// 6.7): ours, on a duplicate of its socket, are made outside of this domain.
+// A second thread that exchanges the descriptor while a call goes on that was
+// judged for another socket then reaches nothing. Without Landlock, or in a
+// profile that refuses it, there is just the filter.
+static void forbid_tcp_connect(void)
+{
+	struct { uint64_t fs, net; } attr = {0, 1 << 1}; // LANDLOCK_ACCESS_NET_CONNECT_TCP
+	long fd = syscall(444, &attr, sizeof attr, 0); // landlock_create_ruleset
+
+	if (fd < 0)
+		return;
+	syscall(446, fd, 0); // landlock_restrict_self
+	close((int)fd);
+}
+
 // The target's environment: ours without our variables. LISTEN_PID names the
 // process that sockets were passed to (sd_listen_fds(3)): now this one.
 static void strip_environment(void)
@@ -184,6 +200,8 @@ static void stage(pid_t parent)
 	sigprocmask(SIG_SETMASK, &before, NULL);
 
 	install_filter(c);
+	if (early_page->no_tcp_connect)
+		forbid_tcp_connect();
 	if (!early_page->keep_ptrace)
 		drop_ptrace(c);
 	if (syscall(SYS_unshare, CLONE_FILES) != 0)
