@@ -21,11 +21,12 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 .PHONY: build
-build: ## bin/defender, a static program
+build: ## bin/defender, bin/console and bin/defenderctl, static programs
 	@scripts/packages $(BUILD_PACKAGES)
 	go build -trimpath -tags netgo,osusergo \
 		-ldflags '-s -w -linkmode external -extldflags -static -X main.version=$(VERSION)' \
 		-o bin/defender ./cmd/defender
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/console ./cmd/defenderctl
 	@if readelf -l bin/defender | grep -q INTERP; then \
 		echo 'build: bin/defender is not static' >&2; rm bin/defender; exit 1; fi
 

@@ -3,9 +3,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+
+	"github.com/urfave/cli/v2"
 
 	"appdefender/internal/early"
 )
@@ -19,14 +22,16 @@ func init() { runtime.LockOSThread() }
 
 func main() {
 	app := newApp(os.Stdout, os.Stderr)
-	exit := 0
 	if err := app.cli().Run(os.Args); err != nil {
 		fmt.Fprintf(os.Stderr, "defender: %v\n", err)
-		if app.exit == 0 {
+		var status cli.ExitCoder
+		switch {
+		case errors.As(err, &status):
+			app.exit = status.ExitCode()
+		case app.exit == 0:
 			app.exit = exitUsage
 		}
 	}
-	exit = app.exit
 	early.Finish()
-	os.Exit(exit)
+	os.Exit(app.exit)
 }

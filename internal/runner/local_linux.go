@@ -3,9 +3,11 @@ package runner
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,55 +86,20 @@ func (l *Local) Start(ctx context.Context, s *Spec) (Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Pipes are made here, on a thread that has not changed its root.
 	out, err := newPipes(s.Stdout, s.Stderr)
 	if err != nil {
 		return nil, err
 	}
-	// At its first use of a pidfd package os forks a process to try it out: in
-	// the new namespace that would be the first process, and its end the end.
-	if self, err := os.FindProcess(os.Getpid()); err == nil {
-		_ = self.Release()
+	dir := s.Dir
+	if dir == "" {
+		dir = s.Image.WorkingDir
 	}
 	c := &localContainer{output: out, done: make(chan struct{})}
-	started := make(chan error, 1)
-	go func() {
-		// This thread becomes a part of the container and ends with its
-		// goroutine, which never unlocks it. The container's first process
-		// would die with the thread if it had a death signal: it has none.
-		runtime.LockOSThread()
-		started <- func() error {
-			if err := enterNew(s, scratch, conf, mounts); err != nil {
-				return err
-			}
-			env := withPath(s.Env)
-			path, err := lookPath(s.Argv[0], env)
-			if err != nil {
-				return err
-			}
-			if err := limitCapabilities(caps); err != nil {
-				return err
-			}
-			dir := s.Dir
-			if dir == "" {
-				dir = s.Image.WorkingDir
-			}
-			if dir == "" {
-				dir = "/"
-			}
-			null, err := os.Open(os.DevNull)
-			if err != nil {
-				return err
-			}
-			defer null.Close()
-			c.process, err = os.StartProcess(path, s.Argv, &os.ProcAttr{
-				Dir: dir, Env: env, Files: []*os.File{null, out.stdout, out.stderr},
-				Sys: &syscall.SysProcAttr{Setsid: true, Credential: cred},
-			})
-			return err
-		}()
-	}()
-	if err := <-started; err != nil {
+	c.process, err = begin(&setup{
+		Name: s.Name, Root: s.Image.Root, Scratch: scratch, ResolvConf: conf, Mounts: mounts, ReadOnly: s.ReadOnly,
+		Caps: caps, User: cred, Dir: dir, Argv: s.Argv, Env: withPath(s.Env),
+	}, out)
+	if err != nil {
 		out.close()
 		return nil, err
 	}
@@ -155,6 +122,14 @@ func (l *Local) mounts(s *Spec) ([]Mount, error) {
 		dir, err := l.tempDir("runner-volume-")
 		if err != nil {
 			return nil, err
+		}
+		// A volume begins as its folder in the image; here, with its owner and
+		// mode only.
+		var st unix.Stat_t
+		if s.Image.Root != "" && unix.Stat(filepath.Join(s.Image.Root, target), &st) == nil {
+			if err := errors.Join(os.Chown(dir, int(st.Uid), int(st.Gid)), os.Chmod(dir, os.FileMode(st.Mode&0o777))); err != nil {
+				return nil, err
+			}
 		}
 		mounts = append(mounts, Mount{Source: dir, Target: target})
 	}
@@ -209,23 +184,115 @@ func (l *Local) Close() error {
 	return errors.Join(errs...)
 }
 
-// enterNew gives the calling thread the container's mounts, and its children
-// the container's processes.
-//
-// Precondition: the OS thread is locked, for good.
-func enterNew(s *Spec, scratch, conf string, mounts []Mount) error {
-	// CLONE_FS: the thread's root is its own. A thread that has unshared its
-	// process ids cannot make threads; the runtime makes them elsewhere.
-	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS); err != nil {
-		return os.NewSyscallError("unshare", err)
+// setup is what the first process of a container is told. It is our own
+// program, started again under the name initName: it makes the container
+// around itself and becomes what the container starts.
+type setup struct {
+	Name, Root, Scratch, ResolvConf string
+	Mounts                          []Mount
+	ReadOnly                        bool
+	Caps                            []uintptr
+	User                            *syscall.Credential
+	Dir                             string
+	Argv, Env                       []string
+}
+
+const initName = "runner-container-init"
+
+// begin starts a container's first process and waits until it has become what
+// it is told.
+func begin(st *setup, out *output) (*os.Process, error) {
+	told, tell, err := os.Pipe()
+	if err != nil {
+		return nil, err
 	}
+	defer told.Close()
+	hear, say, err := os.Pipe()
+	if err != nil {
+		tell.Close()
+		return nil, err
+	}
+	defer hear.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	p, err := os.StartProcess("/proc/self/exe", []string{initName}, &os.ProcAttr{
+		Env: []string{}, Files: []*os.File{null, out.stdout, out.stderr, told, say},
+		Sys: &syscall.SysProcAttr{
+			Setsid:     true,
+			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		},
+	})
+	say.Close()
+	if err != nil {
+		tell.Close()
+		return nil, err
+	}
+	_ = json.NewEncoder(tell).Encode(st) // if it cannot read, it says so
+	tell.Close()
+	// The pipe ends without a word when the program is replaced.
+	if trouble, _ := io.ReadAll(hear); len(trouble) > 0 {
+		_, _ = p.Wait()
+		return nil, errors.New(string(trouble))
+	}
+	return p, nil
+}
+
+// A program that links this package is also the first process of containers.
+func init() {
+	if os.Args[0] != initName {
+		return
+	}
+	// Capabilities belong to the thread, and execve takes those of its own.
+	runtime.LockOSThread()
+	unix.CloseOnExec(3)
+	unix.CloseOnExec(4)
+	err := become(os.NewFile(3, "setup"))
+	_, _ = os.NewFile(4, "trouble").WriteString(err.Error())
+	os.Exit(125)
+}
+
+// become returns only with an error.
+func become(told io.Reader) error {
+	var st setup
+	if err := json.NewDecoder(told).Decode(&st); err != nil {
+		return err
+	}
+	if err := st.enter(); err != nil {
+		return err
+	}
+	if st.Dir == "" {
+		st.Dir = "/"
+	}
+	if err := os.Chdir(st.Dir); err != nil {
+		return err
+	}
+	path, err := lookPath(st.Argv[0], st.Env)
+	if err != nil {
+		return err
+	}
+	if err := limitCapabilities(st.Caps); err != nil {
+		return err
+	}
+	if u := st.User; u != nil {
+		if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(int(u.Gid)), syscall.Setuid(int(u.Uid))); err != nil {
+			return fmt.Errorf("becoming user %d: %w", u.Uid, err)
+		}
+	}
+	return &os.PathError{Op: "execve", Path: path, Err: syscall.Exec(path, st.Argv, st.Env)}
+}
+
+// enter makes the container's mounts and goes there.
+func (s *setup) enter() error {
 	if err := unix.Sethostname([]byte(s.Name)); err != nil {
 		return os.NewSyscallError("sethostname", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return os.NewSyscallError("mount /", err)
 	}
-	layer := filepath.Join(scratch, "layer")
+	layer := filepath.Join(s.Scratch, "layer")
 	root := filepath.Join(layer, "root")
 	if err := os.Mkdir(layer, 0o755); err != nil {
 		return err
@@ -238,7 +305,7 @@ func enterNew(s *Spec, scratch, conf string, mounts []Mount) error {
 			return err
 		}
 	}
-	lower := s.Image.Root
+	lower := s.Root
 	if lower == "" {
 		lower = "/"
 	}
@@ -246,7 +313,7 @@ func enterNew(s *Spec, scratch, conf string, mounts []Mount) error {
 	if err := mount("overlay", root, "overlay", 0, overlay); err != nil {
 		return err
 	}
-	if err := furnish(root, conf, mounts); err != nil {
+	if err := furnish(root, s.ResolvConf, s.Mounts); err != nil {
 		return err
 	}
 	if s.ReadOnly {
@@ -353,7 +420,7 @@ func mount(source, target, fstype string, flags uintptr, data string) error {
 }
 
 // capabilities returns the numbers of those a container has.
-func capabilities(add, drop []string) (map[uintptr]bool, error) {
+func capabilities(add, drop []string) ([]uintptr, error) {
 	set := make(map[uintptr]bool)
 	one := func(name string, on bool) error {
 		n, ok := capNumbers[strings.TrimPrefix(strings.ToUpper(name), "CAP_")]
@@ -378,14 +445,15 @@ func capabilities(add, drop []string) (map[uintptr]bool, error) {
 			return nil, err
 		}
 	}
-	return set, nil
+	maps.DeleteFunc(set, func(_ uintptr, on bool) bool { return !on })
+	return slices.Collect(maps.Keys(set)), nil
 }
 
 // limitCapabilities leaves the programs that this thread starts the given
 // capabilities at most.
-func limitCapabilities(caps map[uintptr]bool) error {
+func limitCapabilities(caps []uintptr) error {
 	for n := range uintptr(64) {
-		if caps[n] {
+		if slices.Contains(caps, n) {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, n, 0, 0, 0); errors.Is(err, unix.EINVAL) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -252,6 +253,9 @@ func TestLocal(t *testing.T) {
 	}
 	if !strings.Contains(out["app"], "CapBnd:\t00000000a80c05fb\n") {
 		t.Errorf("other capabilities: %q", out["app"])
+	}
+	if n, err := strconv.Atoi(lines[len(lines)-1]); err != nil || n > 5 {
+		t.Errorf("/proc shows %d processes", n)
 	}
 	if _, err := os.Stat("/etc/marker"); err == nil {
 		t.Error("a container has written to this machine")

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Exit statuses: of what was asked about something faulty, and of a wrong
+// command line.
+const (
+	exitFaults = 1
+	exitUsage  = 2
+)
+
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+func run(args []string, in io.Reader, out, errs io.Writer) error {
+	a := &app{in, out, errs}
+	c := a.cli()
+	return c.Run(flagsFirst(c, args))
+}
+
+func (a *app) cli() *cli.App {
+	return &cli.App{
+		Name:            "defenderctl",
+		Usage:           "embed the defender, and check what it is told",
+		Version:         version,
+		HideVersion:     true,
+		HideHelpCommand: true,
+		Writer:          a.out,
+		ErrWriter:       a.err,
+		// Values such as ["a","b"] have commas.
+		DisableSliceFlagSeparator: true,
+		ExitErrHandler:            func(*cli.Context, error) {}, // main prints
+		OnUsageError:              usageError,
+		Action:                    noSuchCommand,
+		Commands: []*cli.Command{
+			{
+				Name: "embed", Usage: "make a protected definition of one that runs an application",
+				HideHelpCommand: true, Action: noSuchCommand, OnUsageError: usageError,
+				Subcommands: []*cli.Command{a.embedTaskDefinition()},
+			},
+			{
+				Name: "policy", Usage: "work on policy files",
+				HideHelpCommand: true, Action: noSuchCommand, OnUsageError: usageError,
+				Subcommands: []*cli.Command{a.policyValidate()},
+			},
+			{
+				Name: "version", Usage: "print the version",
+				Action: func(*cli.Context) error {
+					_, err := fmt.Fprintln(a.out, version)
+					return err
+				},
+			},
+		},
+	}
+}
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	return fmt.Errorf("%w; see %q", err, c.Command.HelpName+" --help")
+}
+
+func noSuchCommand(c *cli.Context) error {
+	if c.Args().Present() {
+		return fmt.Errorf("unknown command %q; see %q", c.Args().First(), c.App.HelpName+" --help")
+	}
+	return cli.ShowSubcommandHelp(c)
+}
+
+// flagsFirst lets flags stand behind a command's arguments too, which the
+// library takes for more arguments.
+func flagsFirst(c *cli.App, args []string) []string {
+	commands, i := c.Commands, 1
+	var leaf *cli.Command
+	for ; i < len(args) && len(commands) > 0; i++ {
+		k := slices.IndexFunc(commands, func(cmd *cli.Command) bool { return cmd.HasName(args[i]) })
+		if k < 0 {
+			return args
+		}
+		leaf, commands = commands[k], commands[k].Subcommands
+	}
+	if leaf == nil {
+		return args
+	}
+	takesValue := func(arg string) bool {
+		name := strings.TrimLeft(arg, "-")
+		for _, f := range leaf.Flags {
+			if _, isBool := f.(*cli.BoolFlag); slices.Contains(f.Names(), name) {
+				return !isBool
+			}
+		}
+		return false
+	}
+	head := args[:i]
+	var flags, rest []string
+	for ; i < len(args); i++ {
+		switch arg := args[i]; {
+		case arg == "--":
+			rest = append(rest, args[i+1:]...)
+			i = len(args)
+		case len(arg) < 2 || arg[0] != '-':
+			rest = append(rest, arg)
+		default:
+			flags = append(flags, arg)
+			if takesValue(arg) && i+1 < len(args) {
+				i++
+				flags = append(flags, args[i])
+			}
+		}
+	}
+	return slices.Concat(head, flags, []string{"--"}, rest)
+}

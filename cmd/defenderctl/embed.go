@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/diff"
+	"github.com/urfave/cli/v2"
+
+	"appdefender/inject"
+	"appdefender/policy/file"
+)
+
+// maxDefinition is how long a task definition may be that the platform takes.
+const maxDefinition = 64 << 10
+
+func (a *app) embedTaskDefinition() *cli.Command {
+	return &cli.Command{
+		Name:      "task-definition",
+		Usage:     "protect every container of an ECS task definition",
+		UsageText: "defenderctl embed task-definition FILE [flags]",
+		Description: "FILE is JSON as RegisterTaskDefinition takes it, - is standard input. The protected\n" +
+			"definition goes to standard output; all that is not the defender's stays as it is.\n" +
+			"A definition that is protected already is brought up to date: flags left out keep\n" +
+			"what it has.\n\n" +
+			"A container whose definition has no entryPoint starts what its image says, which is\n" +
+			"not looked up: say it with --entrypoint and, if it has no command either, --command.",
+		OnUsageError: usageError,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "defender-image", Usage: "`IMAGE` that holds the defender"},
+			&cli.StringFlag{Name: "console", Usage: "`URL` of the Console"},
+			&cli.StringFlag{Name: "token-secret", Usage: "`ARN` of the platform's secret that holds the enrolment token"},
+			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the enrolment token, which then stands in the definition"},
+			&cli.StringFlag{Name: "ca", Usage: "`FILE` with the certificates, in PEM, that the Console's may be signed by"},
+			&cli.StringFlag{Name: "policy", Usage: "`FILE` with the policy that holds without a Console, or until it answers"},
+			&cli.StringFlag{Name: "app-id", Usage: "App `ID` (default: the family, a colon and a new UUID)"},
+			&cli.StringSliceFlag{Name: "image", Usage: "`NAME=IMAGE` that rules know container NAME by, if it is not its image"},
+			&cli.StringSliceFlag{Name: "entrypoint", Usage: "`NAME=JSON`: the ENTRYPOINT of container NAME's image, as a list; [] if it has none"},
+			&cli.StringSliceFlag{Name: "command", Usage: "`NAME=JSON`: the CMD of container NAME's image, likewise"},
+			&cli.StringSliceFlag{Name: "skip", Usage: "leave container `NAME` unprotected"},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE`, in one step, not to standard output"},
+			&cli.BoolFlag{Name: "diff", Usage: "print what would change, and nothing else"},
+			&cli.BoolFlag{Name: "undo", Usage: "take the protection out again"},
+		},
+		Action: a.taskDefinition,
+	}
+}
+
+func (a *app) taskDefinition(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return errors.New(`give one task definition, as in "defenderctl embed task-definition task.json"`)
+	}
+	if c.Bool("diff") && c.String("output") != "" {
+		return errors.New("--diff writes no definition: leave --output away")
+	}
+	o, err := a.embedOptions(c)
+	if err != nil {
+		return err
+	}
+	name := c.Args().First()
+	in, err := a.read(name)
+	if err != nil {
+		return cli.Exit(err.Error(), exitFaults)
+	}
+	out, rep, err := inject.Task(in, o)
+	if c.Bool("undo") {
+		out, rep, err = inject.Remove(in)
+	}
+	var faults *inject.Errors
+	if errors.As(err, &faults) {
+		faults.Name = name
+	}
+	if err != nil {
+		return cli.Exit(fmt.Sprintf("nothing is written: %s", strings.ReplaceAll("\n"+err.Error(), "\n", "\n  ")), exitFaults)
+	}
+	for _, note := range rep.Notes {
+		fmt.Fprintf(a.err, "defenderctl: %s: %s\n", name, note)
+	}
+	if len(out) > maxDefinition {
+		fmt.Fprintf(a.err, "defenderctl: %s: The result has %d bytes; the platform takes %d.\n", name, len(out), maxDefinition)
+	}
+	switch target := c.String("output"); {
+	case c.Bool("diff"):
+		_, err = a.out.Write(diff.Diff(name, in, name+" (new)", out))
+	case target != "" && target != "-":
+		err = writeFile(target, out)
+	default:
+		_, err = a.out.Write(out)
+	}
+	return err
+}
+
+// embedOptions reads the flags; every fault of them is told.
+func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
+	o := inject.Options{
+		DefenderImage: c.String("defender-image"), Console: c.String("console"), TokenSecret: c.String("token-secret"),
+		AppID: c.String("app-id"), Skip: c.StringSlice("skip"), Version: version,
+	}
+	if len(o.Skip) == 0 {
+		o.Skip = nil
+	}
+	var errs []error
+	bad := func(flag string, err error) { errs = append(errs, fmt.Errorf("--%s: %w", flag, err)) }
+	contents := func(flag string) []byte {
+		if !c.IsSet(flag) {
+			return nil
+		}
+		data, err := os.ReadFile(c.String(flag))
+		if err == nil && len(bytes.TrimSpace(data)) == 0 {
+			err = fmt.Errorf("%q is empty", c.String(flag))
+		}
+		if err != nil {
+			bad(flag, err)
+		}
+		return data
+	}
+	o.Token = string(bytes.TrimSpace(contents("token-file")))
+	o.CA = contents("ca")
+	if o.Policy = contents("policy"); o.Policy != nil {
+		if _, err := file.Parse(c.String("policy"), o.Policy); err != nil {
+			bad("policy", err)
+		}
+	}
+	var err error
+	if o.Images, err = byName(c.StringSlice("image"), func(s string) (string, error) { return s, nil }); err != nil {
+		bad("image", err)
+	}
+	if o.Entrypoints, err = byName(c.StringSlice("entrypoint"), words); err != nil {
+		bad("entrypoint", err)
+	}
+	if o.Commands, err = byName(c.StringSlice("command"), words); err != nil {
+		bad("command", err)
+	}
+	if c.Bool("undo") {
+		for _, flag := range c.FlagNames() {
+			if !slices.Contains([]string{"undo", "diff", "output", "o"}, flag) {
+				bad(flag, errors.New("means nothing with --undo"))
+			}
+		}
+	}
+	return o, errors.Join(errs...)
+}
+
+// byName reads NAME=VALUE, each name once.
+func byName[V any](list []string, read func(string) (V, error)) (map[string]V, error) {
+	var m map[string]V
+	for _, s := range list {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok || name == "" || value == "" {
+			return nil, fmt.Errorf("%q is not NAME=VALUE", s)
+		}
+		if _, twice := m[name]; twice {
+			return nil, fmt.Errorf("container %q is there twice", name)
+		}
+		v, err := read(value)
+		if err != nil {
+			return nil, fmt.Errorf("container %q: %w", name, err)
+		}
+		if m == nil {
+			m = make(map[string]V)
+		}
+		m[name] = v
+	}
+	return m, nil
+}
+
+// words reads a JSON list of strings. null is none.
+func words(s string) ([]string, error) {
+	var list []*string
+	if err := json.Unmarshal([]byte(s), &list); err != nil || list == nil || slices.Contains(list, nil) {
+		return nil, fmt.Errorf(`%s is not a list of strings such as ["nginx", "-g"]`, s)
+	}
+	out := make([]string, len(list))
+	for i := range list {
+		out[i] = *list[i]
+	}
+	return out, nil
+}
+
+// writeFile replaces a file in one step, so that a full disk does not leave
+// half a definition.
+func writeFile(name string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), ".defenderctl-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	mode := os.FileMode(0o644)
+	if info, err := os.Stat(name); err == nil {
+		mode = info.Mode().Perm()
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}

@@ -1,0 +1,61 @@
+// Package inject makes a protected definition out of one that runs an
+// application: every container then starts the Defender, which starts the
+// original command, and one more container brings the Defender's program along.
+//
+//	appdefender ─ "/defender install /var/lib/appdefender" ─► volume ─┐ read-only
+//	web ───────── "/var/lib/appdefender/defender run -- nginx" ◄──────┘ after the first has succeeded
+//
+// A definition is edited, not written anew: what is not ours stays as it is,
+// byte for byte, known to us or not, and [Remove] gives the original back.
+// What is not understood is an error with its path; no container is left
+// unprotected unless the options name it.
+//
+// How a definition is read and edited (json.go, encode.go) knows nothing of
+// what protection is (task.go, remove.go), so that another notation of the
+// same thing, CloudFormation's for one, needs another editor only.
+package inject
+
+// What a protected definition says, and what the program in it must agree to.
+const (
+	// Sidecar is the container that brings the program.
+	Sidecar = "appdefender"
+	// Dir is where its volume is, in every container.
+	Dir = "/var/lib/appdefender"
+	// Program is the Defender's in a protected container.
+	Program = Dir + "/defender"
+	// caFile and policyFile are written by "defender install" beside it.
+	caFile     = Dir + "/ca.pem"
+	policyFile = Dir + "/policy.yaml"
+)
+
+// Environment variables.
+const (
+	envConsole   = "DEFENDER_CONSOLE"
+	envToken     = "DEFENDER_TOKEN"
+	envCA        = "DEFENDER_CA"
+	envPolicy    = "DEFENDER_POLICY"
+	envAppID     = "DEFENDER_APP_ID"
+	envContainer = "DEFENDER_CONTAINER"
+	envImage     = "DEFENDER_IMAGE"
+
+	// Of the sidecar alone: the text of the two files. So the definition holds
+	// each once, and needs no volume of its own for them.
+	envInstallCA     = "DEFENDER_INSTALL_CA"
+	envInstallPolicy = "DEFENDER_INSTALL_POLICY"
+)
+
+// ours are the variables that embedding sets in a container. Others that begin
+// with DEFENDER_ are the owner's, to set switches of "defender run".
+var ours = map[string]bool{
+	envConsole: true, envToken: true, envCA: true, envPolicy: true,
+	envAppID: true, envContainer: true, envImage: true,
+}
+
+// Labels of the sidecar.
+const (
+	labelVersion = "appdefender.version"         // of the tool that embedded
+	labelHash    = "appdefender.original-sha256" // of the definition before
+	labelState   = "appdefender.state"           // what Remove needs, see state
+)
+
+const tracing = "SYS_PTRACE"

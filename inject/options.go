@@ -1,0 +1,213 @@
+package inject
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// Options say how to protect. For a definition that is protected already, an
+// option left out keeps what the definition has.
+type Options struct {
+	// DefenderImage is the image of the sidecar; its program is /defender.
+	DefenderImage string
+
+	// Console is where policy comes from and audits go: an https URL, or an
+	// http one on a loopback address. Empty: the containers work from Policy.
+	Console string
+	// TokenSecret names the enrolment token as the platform's secret: an ARN
+	// or the name of a parameter. Token is the token itself, which everybody
+	// can read who may see the definition. With a Console, give one.
+	TokenSecret, Token string
+	// CA are the certificates, in PEM, that the Console's may be signed by;
+	// empty: those of the container's system.
+	CA []byte
+	// Policy is a policy file. With a Console it holds until that answers.
+	Policy []byte
+
+	// AppID is what the containers' App ID is; empty: the family, a colon and
+	// a new random UUID.
+	AppID string
+	// Images are names that rules know containers by, for those whose
+	// definition's image is not it; by container.
+	Images map[string]string
+	// Entrypoints are the ENTRYPOINTs of images, for containers that rely on
+	// it; an empty list says that the image has none. Commands likewise are
+	// their CMDs. By container.
+	Entrypoints, Commands map[string][]string
+	// Skip are containers to leave unprotected.
+	Skip []string
+
+	// Version is what the definition says it was protected by.
+	Version string
+}
+
+// inherit fills what the options leave out with what p had.
+func (o Options) inherit(p *prior, t *task) Options {
+	fill := func(to *string, from string) {
+		if *to == "" {
+			*to = from
+		}
+	}
+	fill(&o.DefenderImage, p.defenderImage)
+	fill(&o.Console, p.env[envConsole])
+	fill(&o.AppID, p.env[envAppID])
+	if o.Token == "" && o.TokenSecret == "" {
+		o.Token, o.TokenSecret = p.env[envToken], p.tokenSecret
+	}
+	if o.CA == nil && p.ca != "" {
+		o.CA = []byte(p.ca)
+	}
+	if o.Policy == nil && p.policy != "" {
+		o.Policy = []byte(p.policy)
+	}
+	if o.Skip == nil {
+		o.Skip = slices.DeleteFunc(slices.Clone(p.skipped), func(name string) bool { return !t.has(name) })
+	}
+	if o.Images == nil {
+		o.Images = maps.Clone(p.names)
+		maps.DeleteFunc(o.Images, func(name, _ string) bool { return !t.has(name) })
+	}
+	o.Entrypoints, o.Commands = maps.Clone(o.Entrypoints), maps.Clone(o.Commands)
+	fillImage := func(to *map[string][]string, name string, from []string) {
+		if _, given := (*to)[name]; given || from == nil {
+			return
+		}
+		if *to == nil {
+			*to = make(map[string][]string)
+		}
+		(*to)[name] = from
+	}
+	for _, c := range t.containers {
+		img := p.images[c.name]
+		if len(c.entryPoint) == 0 {
+			fillImage(&o.Entrypoints, c.name, img.Entrypoint)
+		}
+		if len(c.entryPoint) == 0 && len(c.command) == 0 {
+			fillImage(&o.Commands, c.name, img.Command)
+		}
+	}
+	return o
+}
+
+// validate adds the faults of the options by themselves.
+func (o *Options) validate(f *faults) {
+	if o.DefenderImage == "" {
+		f.add("", "the defender's image is missing: it is what brings the program into the task")
+	}
+	switch {
+	case o.Console == "" && len(o.Policy) == 0:
+		f.add("", "neither a Console nor a policy is given: the defender would refuse nothing")
+	case o.Console == "" && (o.Token != "" || o.TokenSecret != ""):
+		f.add("", "a token is given, but no Console to show it to")
+	case o.Console == "" && len(o.CA) > 0:
+		f.add("", "a CA is given, but no Console to check with it")
+	case o.Console != "" && o.Token == "" && o.TokenSecret == "":
+		f.add("", "the Console needs an enrolment token: name a secret that holds it, or a file")
+	case o.Token != "" && o.TokenSecret != "":
+		f.add("", "two tokens are given: a secret and one in plain text")
+	}
+	if o.Console != "" {
+		if msg := consoleFault(o.Console); msg != "" {
+			f.add("", fmt.Sprintf("console %q %s", o.Console, msg))
+		}
+	}
+	for what, s := range map[string]string{
+		"the token": o.Token, "the token's secret": o.TokenSecret,
+		"the App ID": o.AppID, "the defender's image": o.DefenderImage,
+	} {
+		if strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+			f.add("", what+" has a blank or control character")
+		}
+	}
+	if len(o.CA) > 0 {
+		if err := certificates(o.CA); err != nil {
+			f.add("", "the CA "+err.Error())
+		}
+	}
+}
+
+func consoleFault(s string) string {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "":
+		return `is not a URL such as "https://console.example.com:8083"`
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return "must be scheme, host, port and path only"
+	case u.Scheme == "https":
+		return ""
+	case u.Scheme == "http" && loopback(u.Hostname()):
+		return ""
+	}
+	return "must begin with https:// (http:// only on a loopback address)"
+}
+
+func loopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+// certificates checks that data holds certificates and nothing else, such as
+// the key beside them.
+func certificates(data []byte) error {
+	n := 0
+	for {
+		data = bytes.TrimSpace(data)
+		if len(data) == 0 {
+			break
+		}
+		block, rest := pem.Decode(data)
+		switch {
+		case block == nil:
+			return fmt.Errorf("has something that is not PEM")
+		case block.Type != "CERTIFICATE":
+			return fmt.Errorf("has a %s; it must be certificates only", block.Type)
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return fmt.Errorf("has a certificate nobody can read: %w", err)
+		}
+		data, n = rest, n+1
+	}
+	if n == 0 {
+		return fmt.Errorf("has no certificate")
+	}
+	return nil
+}
+
+// named returns every container name that the options mention, in order, and
+// which option does.
+func (o *Options) named() map[string]string {
+	m := make(map[string]string)
+	for name := range o.Images {
+		m[name] = "image"
+	}
+	for name := range o.Commands {
+		m[name] = "command"
+	}
+	for name := range o.Entrypoints {
+		m[name] = "entrypoint"
+	}
+	for _, name := range o.Skip {
+		m[name] = "skip"
+	}
+	return m
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// newUUID returns a random UUID (RFC 9562, version 4).
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
