@@ -100,7 +100,7 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 	runtime.GOMAXPROCS(max(3, runtime.GOMAXPROCS(0)))
 	stopSignals := make(chan struct{})
 	defer close(stopSignals)
-	d.target.Forward(stopSignals, supervisor.InterruptSignal)
+	d.target.Forward(stopSignals)
 
 	path, exit, err := child.LookPath(d.cfg.Argv[0])
 	if err != nil {
@@ -209,7 +209,7 @@ func (d *Defender) summarize() {
 func (d *Defender) prepareFilter() error {
 	guardian, _ := early.Guarded()
 	prog, err := supervisor.BuildFilter(supervisor.Self{
-		Supervisor: os.Getpid(), Guardian: guardian, Group: unix.Getpgrp(),
+		Supervisor: os.Getpid(), Guardian: guardian, Groups: supervisor.OurGroups(),
 	})
 	if err == nil {
 		err = early.SetFilter(prog)

@@ -72,7 +72,7 @@ type Child struct {
 func New(pid int) *Child {
 	c := &Child{pid: pid, done: make(chan struct{}), alone: make(chan struct{}), tty: -1}
 	for fd := range 3 {
-		if pgrp, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err != nil || pgrp != unix.Getpgrp() {
+		if pgrp, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err != nil || pgrp != early.Group() {
 			continue
 		}
 		// One of our own: 0 and 1 are given to the target.
@@ -145,7 +145,7 @@ func (c *Child) stopped(pid int) {
 		_ = unix.Kill(-c.pid, unix.SIGCONT)
 		return
 	}
-	c.takeTerminal(unix.Getpgrp())
+	c.takeTerminal(early.Group())
 	early.Stopped()
 }
 
@@ -156,15 +156,15 @@ func (c *Child) takeTerminal(group int) {
 	}
 }
 
-// Forward passes signals on to the child until stop is closed; extra names
-// signals that are ours. It returns once the signals are caught.
-func (c *Child) Forward(stop <-chan struct{}, extra ...syscall.Signal) {
+// Forward passes signals on to the child until stop is closed. It returns once
+// the signals are caught.
+func (c *Child) Forward(stop <-chan struct{}) {
 	// Ours, or the terminal's affair between it and the foreground group. An
 	// audit log whose reader went away must not end us either: SIGPIPE.
 	signal.Ignore(unix.SIGTTIN, unix.SIGTTOU, unix.SIGPIPE)
 	early.CatchSignals()
-	keep := append([]syscall.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE,
-		unix.SIGTTIN, unix.SIGTTOU, unix.SIGPROF, 32, 33, 34}, extra...) // the last three are CatchSignals'
+	keep := []syscall.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE,
+		unix.SIGTTIN, unix.SIGTTOU, unix.SIGPROF, 32, 33, 34, early.InterruptSignal} // the last four are CatchSignals'
 	var catch []os.Signal
 	for n := syscall.Signal(1); n <= 64; n++ {
 		if !slices.Contains(keep, n) {
@@ -199,17 +199,18 @@ func (c *Child) pass(s syscall.Signal) {
 // It returns how many processes there were. A container ends with its first
 // process; elsewhere they would live on without supervision.
 func (c *Child) EndRest(grace time.Duration) int {
-	c.takeTerminal(unix.Getpgrp())
+	c.takeTerminal(early.Group())
 	left := children()
 	for _, pid := range left {
 		_ = unix.Kill(pid, unix.SIGTERM)
 		_ = unix.Kill(pid, unix.SIGCONT)
 	}
-	select {
-	case <-c.alone:
-	case <-time.After(grace):
-		c.KillAll()
+	for deadline := time.Now().Add(grace); time.Now().Before(deadline); {
+		if c.waitAlone(10 * time.Millisecond) {
+			return len(left)
+		}
 	}
+	c.KillAll()
 	return len(left)
 }
 
@@ -221,11 +222,22 @@ func (c *Child) KillAll() {
 		for _, pid := range children() {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
-		select {
-		case <-c.alone:
+		if c.waitAlone(time.Millisecond) {
 			return
-		case <-time.After(time.Millisecond):
 		}
+	}
+}
+
+// waitAlone waits for Reap to find that no child is left. A child that ended
+// as a tracee was reaped by its tracer, and nothing woke Reap: it is
+// interrupted, to look again.
+func (c *Child) waitAlone(limit time.Duration) bool {
+	select {
+	case <-c.alone:
+		return true
+	case <-time.After(limit):
+		_ = sys.Tgkill(os.Getpid(), early.InterruptSignal) // the first thread
+		return false
 	}
 }
 

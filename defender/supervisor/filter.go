@@ -11,8 +11,8 @@ import (
 
 // Self is what the filter must keep the target from touching.
 type Self struct {
-	Supervisor, Guardian int // process ids; Guardian is 0 if there is none
-	Group                int // our process group
+	Supervisor, Guardian int   // process ids; Guardian is 0 if there is none
+	Groups               []int // our process groups
 }
 
 // low is the part of a register that the kernel takes for an int: comparing
@@ -79,8 +79,10 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 	}
 	// Both of us at once: everybody, our group, or a group made ours.
 	b.add(seccomp.ActNotify, "kill", isInt(0, -1))
-	b.add(seccomp.ActNotify, "kill", isInt(0, -self.Group))
-	b.add(seccomp.ActNotify, "setpgid", isInt(1, self.Group))
+	for _, group := range self.Groups {
+		b.add(seccomp.ActNotify, "kill", isInt(0, -group))
+		b.add(seccomp.ActNotify, "setpgid", isInt(1, group))
+	}
 	for _, sig := range []int{int(unix.SIGKILL), int(unix.SIGSTOP)} {
 		for _, name := range []string{"kill", "tkill", "rt_sigqueueinfo", "pidfd_send_signal"} {
 			b.add(seccomp.ActNotify, name, isInt(1, sig))

@@ -1,39 +1,14 @@
 package supervisor
 
-/*
-#define _GNU_SOURCE
-#include <signal.h>
-#include <string.h>
-
-static void nothing(int sig) { (void)sig; }
-
-// Without SA_RESTART a system call that the signal meets returns EINTR; Go's
-// own handlers always restart. SA_ONSTACK: goroutine stacks are small.
-static int catch_interrupt(int sig)
-{
-	struct sigaction sa;
-
-	memset(&sa, 0, sizeof sa);
-	sa.sa_handler = nothing;
-	sa.sa_flags = SA_ONSTACK;
-	return sigaction(sig, &sa, NULL);
-}
-*/
-import "C"
-
 import (
 	"sync"
-	"syscall"
 	"time"
 
+	"appdefender/internal/early"
 	"appdefender/internal/sys"
 )
 
-// InterruptSignal ends a blocking call of a receiver. It is ours alone: it is
-// not passed on to the target.
-const InterruptSignal = syscall.Signal(63)
-
-var catchOnce = sync.OnceFunc(func() { C.catch_interrupt(C.int(InterruptSignal)) })
+var catchOnce = sync.OnceFunc(early.CatchSignals)
 
 // threads are the receivers' OS threads.
 type threads struct {
@@ -65,7 +40,7 @@ func (t *threads) interruptUntil(stop <-chan struct{}) {
 	for {
 		t.mu.Lock()
 		for tid := range t.ids {
-			_ = sys.Tgkill(tid, InterruptSignal)
+			_ = sys.Tgkill(tid, early.InterruptSignal)
 		}
 		t.mu.Unlock()
 		select {
@@ -116,7 +91,7 @@ func (w *watch) look() {
 		}
 		for c, tid := range w.blocked {
 			if c.s.closed.Load() || c.pending() != nil || c.s.interrupted(c.TID) {
-				_ = sys.Tgkill(tid, InterruptSignal)
+				_ = sys.Tgkill(tid, early.InterruptSignal)
 			}
 		}
 		w.mu.Unlock()

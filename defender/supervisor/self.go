@@ -3,6 +3,7 @@ package supervisor
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,10 +37,13 @@ func (s *Supervisor) protectSelf(c *Call) {
 	_ = c.proceed()
 }
 
+// OurGroups returns the process groups of supervisor and guardian.
+func OurGroups() []int { return []int{unix.Getpgrp(), early.Group()} }
+
 // isOurs reports whether a number is one of our threads or the guardian, or a
 // set of processes with us in it.
 func isOurs(tid int) bool {
-	if guardian, ok := early.Guarded(); ok && tid == guardian || tid == -1 || tid == -unix.Getpgrp() {
+	if guardian, ok := early.Guarded(); ok && tid == guardian || tid == -1 || slices.Contains(OurGroups(), -tid) {
 		return true
 	}
 	if tid <= 0 {

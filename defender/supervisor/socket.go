@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appdefender/internal/early"
 	"appdefender/internal/sys"
 )
 
@@ -440,6 +441,9 @@ func (c *Call) reachable(addrs []netip.AddrPort) (netip.AddrPort, bool) {
 // finish answers a performed call with its result.
 func (c *Call) finish(n int, err error) error {
 	var errno syscall.Errno
+	if !c.part && (err == nil || errors.As(err, &errno) && errno != errRestart) {
+		early.Done(c.slot, int64(n), errno)
+	}
 	switch {
 	case err == nil:
 		return c.succeed(int64(n))

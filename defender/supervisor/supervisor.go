@@ -81,6 +81,7 @@ type Call struct {
 
 	s        *Supervisor
 	n        *sys.Notif
+	slot     []byte // of shared memory, with the notification
 	pids     pids
 	pid      int // 0 until asked for
 	word     int // size of a pointer in the target
@@ -209,7 +210,7 @@ func (s *Supervisor) receive() {
 			s.idle.Add(1)
 			s.wg.Go(s.receive)
 		}
-		s.answer(n, known)
+		s.answer(n, buf, known)
 		clear(buf)
 		if s.idle.Add(1) > maxIdle {
 			break
@@ -226,8 +227,8 @@ func (s *Supervisor) deserted() bool {
 }
 
 // answer handles one notification.
-func (s *Supervisor) answer(n *sys.Notif, known pids) {
-	c := &Call{s: s, n: n, pids: known, TID: int(n.TID), socket: -1, word: 8}
+func (s *Supervisor) answer(n *sys.Notif, slot []byte, known pids) {
+	c := &Call{s: s, n: n, slot: slot, pids: known, TID: int(n.TID), socket: -1, word: 8}
 	defer c.closeSocket()
 	if n.TID == 0 {
 		// A process outside our pid namespace: there is nothing to look at.

@@ -54,6 +54,26 @@ func Guarded() (pid int, ok bool) {
 // environment block that /proc/PID/environ shows. [os.Getenv] keeps working.
 func WipeEnvironment() { C.early_wipe_environment() }
 
+// InterruptSignal ends a blocking system call of one of our threads, once
+// [CatchSignals] was called. It is ours alone and not passed on to the target.
+const InterruptSignal = syscall.Signal(C.EARLY_INTERRUPT)
+
+// Group returns the process group we were started in: the shell's job.
+func Group() int {
+	if C.early_page == nil {
+		return unix.Getpgrp()
+	}
+	return int(C.early_page.group)
+}
+
+// Done notes in slot what was done for the call in it, for the guardian to
+// tell if we die before we can. Clearing the slot clears the note.
+func Done(slot []byte, value int64, errno syscall.Errno) {
+	r := (*C.struct_early_result)(unsafe.Pointer(&slot[C.EARLY_RESULT_AT]))
+	r.value, r.error = C.int64_t(value), -C.int32_t(errno)
+	atomic.StoreUint32((*uint32)(&r.performed), 1)
+}
+
 // CatchSignals keeps the signals that Go does not catch from ending us;
 // SIGRTMIN is passed on to the target.
 func CatchSignals() { C.early_catch_signals() }

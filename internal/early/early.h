@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#define EARLY_INTERRUPT 63 // ends a blocking call of one of our threads
 #define EARLY_SLOTS 1024
 #define EARLY_SLOT_SIZE 128 // struct seccomp_notif is 80 bytes; the kernel may grow it
 #define EARLY_PROG_MAX 4096 // BPF_MAXINSNS
@@ -39,6 +40,7 @@ struct early {
 	int32_t guardian;      // pid, 0 if there is none
 	int32_t guardian_sock; // the supervisor's end of the line to the guardian
 	int32_t supervisor;
+	int32_t group; // the process group we were started in
 	uint32_t closed_stdio; // bit n: descriptor n was closed when we were started
 	struct early_child stage, probe;
 
@@ -59,11 +61,20 @@ struct early {
 	uint32_t took_over;
 
 	uint64_t prog[EARLY_PROG_MAX]; // struct sock_filter
-	// One struct seccomp_notif a receiver. The kernel writes a notification
+	// One struct seccomp_notif a receiver, and behind it struct early_result. The kernel writes a notification
 	// here and nowhere else, so that the guardian can answer what a killed
 	// supervisor had taken and not yet answered.
 	uint8_t slots[EARLY_SLOTS][EARLY_SLOT_SIZE];
 };
+
+// What a receiver has done for the target and not yet told it.
+struct early_result {
+	uint32_t performed;
+	int32_t error; // negative
+	int64_t value;
+};
+
+#define EARLY_RESULT_AT (EARLY_SLOT_SIZE - 16)
 
 // The page, or NULL in a program that was not started with "run".
 extern struct early *early_page;

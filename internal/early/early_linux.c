@@ -193,7 +193,7 @@ static void stage(pid_t parent)
 	sigaddset(&ttou, SIGTTOU);
 	sigprocmask(SIG_BLOCK, &ttou, &before);
 	for (i = 0; i < 3; i++)
-		if (tcgetpgrp(i) == getpgid(parent)) {
+		if (tcgetpgrp(i) == early_page->group) {
 			tcsetpgrp(i, getpid());
 			break;
 		}
@@ -296,13 +296,19 @@ static void end_everything(void)
 	}
 }
 
-static void let_continue(int listener, uint64_t id)
+// Lets a call run in the kernel, or returns what was already done for it.
+static void let_continue(int listener, uint64_t id, const struct early_result *done)
 {
 	struct seccomp_notif_resp resp;
 
 	memset(&resp, 0, sizeof resp);
 	resp.id = id;
-	resp.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+	if (done && done->performed) {
+		resp.error = done->error;
+		resp.val = done->value;
+	} else {
+		resp.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+	}
 	ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &resp);
 }
 
@@ -321,7 +327,7 @@ static int let_everything_pass(int listener, const sigset_t *all)
 		uint64_t id = *(volatile uint64_t *)early_page->slots[i];
 
 		if (id)
-			let_continue(listener, id);
+			let_continue(listener, id, (struct early_result *)(early_page->slots[i] + EARLY_RESULT_AT));
 	}
 	for (;;) {
 		while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0)
@@ -336,7 +342,7 @@ static int let_everything_pass(int listener, const sigset_t *all)
 			continue;
 		memset(buffer, 0, sizeof buffer);
 		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, buffer) == 0)
-			let_continue(listener, *(uint64_t *)buffer);
+			let_continue(listener, *(uint64_t *)buffer, NULL);
 	}
 }
 
@@ -401,7 +407,9 @@ static void guard(pid_t supervisor, int sock)
 	early_page->took_over = 1;
 	if (early_page->on_failure_open && (listener = receive_listener(sock)) >= 0) {
 		say("defender: the supervisor died; every call of the target passes from now on (--on-failure open)\n");
-		_exit(let_everything_pass(listener, &all));
+		status = let_everything_pass(listener, &all);
+		end_everything(); // nobody would answer what outlives the target
+		_exit(status);
 	}
 	say("defender: the supervisor died; ending the target (--on-failure closed)\n");
 	end_everything();
@@ -432,6 +440,7 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	early_page->guardian_sock = -1;
+	early_page->group = getpgrp();
 
 	// As the first process of a container, our death is the container's.
 	if (getpid() != 1 && socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, line) == 0) {
@@ -448,6 +457,9 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 		} else {
 			prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 			early_page->guardian_sock = line[0];
+			// A shell's "kill -9 %1" means the whole group: it must not
+			// meet guardian and supervisor at once.
+			setpgid(0, 0);
 		}
 		close(line[1]);
 	}
@@ -462,9 +474,11 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 	early_page->probe.pid = pid;
 }
 
+static void nothing(int sig) { (void)sig; }
+
 static void pass_on(int sig)
 {
-	if (early_page->target > 1)
+	if (early_page && early_page->target > 1)
 		kill(early_page->target, sig);
 }
 
@@ -479,6 +493,11 @@ void early_catch_signals(void)
 	sa.sa_flags = SA_ONSTACK | SA_RESTART;
 	sa.sa_handler = pass_on;
 	sigaction(SIGRTMIN, &sa, NULL);
+	// Without SA_RESTART a system call that the signal meets returns EINTR;
+	// Go's own handlers always restart.
+	sa.sa_flags = SA_ONSTACK;
+	sa.sa_handler = nothing;
+	sigaction(EARLY_INTERRUPT, &sa, NULL);
 	// The C library refuses to change these two: ask the kernel, whose
 	// structure begins with the handler.
 	struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } ignore = {(void *)SIG_IGN, 0, NULL, 0};
