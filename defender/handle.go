@@ -27,7 +27,9 @@ func (d *Defender) handle(c *supervisor.Call) {
 func (d *Defender) settle(c *supervisor.Call, ev *policy.Event, v policy.Verdict, r supervisor.Reply) {
 	at := time.Now() // receivers reply at their own pace, and records are told in order
 	out := c.Reply(r)
-	if v.Tell() && (!v.Allow || !out.Failed) {
+	// A launch that the kernel then refused was none. A connect to nobody is an
+	// attempt all the same.
+	if v.Tell() && (!v.Allow || !out.Failed || ev.Kind == policy.Outbound) {
 		d.record(ev, v, out, at)
 	}
 	if s := out.Swapped; s != nil {

@@ -74,6 +74,7 @@ func (a *app) run() *cli.Command {
 		Description: "Everything after -- is the target's. Its exit status is returned; 125 means that\n" +
 			"the defender could not start it, 126 and 127 that CMD cannot be executed or found,\n" +
 			"2 that the flags are wrong.",
+		HideHelpCommand: true, // "run -- help" starts a program of that name
 		OnUsageError: usageError,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "policy", EnvVars: env("POLICY"), Usage: "policy `FILE`, YAML or JSON; without one the shipped default, which refuses nothing"},

@@ -169,8 +169,12 @@ static long attack(int pid, const char *way)
 		return kill(pid, SIGKILL);
 	if (is(way, "kill-64")) // the kernel takes an int
 		return syscall(SYS_kill, 0x100000000UL | (unsigned)pid, 0xff00000000UL | SIGKILL);
-	if (is(way, "stop"))
-		return kill(pid, SIGSTOP);
+	if (is(way, "stop")) {
+		int r = kill(pid, SIGSTOP);
+
+		kill(pid, SIGCONT);
+		return r;
+	}
 	if (is(way, "tkill"))
 		return syscall(SYS_tkill, pid, SIGKILL);
 	if (is(way, "tkill-64"))
@@ -279,8 +283,12 @@ static long attack(int pid, const char *way)
 		return setpriority(PRIO_PGRP, getpgid(pid), 19);
 	if (is(way, "ioprio"))
 		return syscall(SYS_ioprio_set, 1, pid, 3 << 13);
-	if (is(way, "attach"))
-		return ptrace(PTRACE_ATTACH, pid, NULL, NULL);
+	if (is(way, "attach")) {
+		if (ptrace(PTRACE_ATTACH, pid, NULL, NULL) < 0)
+			return -1;
+		waitpid(pid, NULL, __WALL);
+		return ptrace(PTRACE_DETACH, pid, NULL, NULL);
+	}
 	if (is(way, "seize"))
 		return ptrace(PTRACE_SEIZE, pid, NULL, NULL);
 	if (is(way, "readv")) {
@@ -302,7 +310,7 @@ static long attack(int pid, const char *way)
 		return fd < 0 ? -1 : read(fd, buf, sizeof buf);
 	}
 	if (is(way, "fd"))
-		return proc_open(pid, "fd", O_RDONLY | O_DIRECTORY);
+		return proc_open(pid, "fd/2", O_RDWR);
 	if (is(way, "fdinfo"))
 		return proc_open(pid, "fdinfo", O_RDONLY | O_DIRECTORY);
 	if (is(way, "maps")) {
