@@ -75,7 +75,7 @@ func (a *app) run() *cli.Command {
 			"the defender could not start it, 126 and 127 that CMD cannot be executed or found,\n" +
 			"2 that the flags are wrong.",
 		HideHelpCommand: true, // "run -- help" starts a program of that name
-		OnUsageError: usageError,
+		OnUsageError:    usageError,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "policy", EnvVars: env("POLICY"), Usage: "policy `FILE`, YAML or JSON; without one the shipped default, which refuses nothing"},
 			&cli.StringFlag{Name: "console", EnvVars: env("CONSOLE"), Usage: "`URL` of the Console that policy comes from and audits go to; its policy wins over --policy"},
