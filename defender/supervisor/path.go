@@ -68,6 +68,9 @@ func lookup(tid int, pid func() int, dirfd int, name string) (*file, error) {
 			Resolve: scope | unix.RESOLVE_NO_MAGICLINKS,
 		})
 	}
+	if errors.Is(err, unix.ENOENT) && !ourNumbers(tid) {
+		err = unix.ELOOP // perhaps a /proc in which we do not exist
+	}
 	// ELOOP is a magic link or a real loop, ENOSYS a kernel before 5.6 or a
 	// container profile that does not know the call.
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EPERM) {

@@ -444,6 +444,15 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 
 	// As the first process of a container, our death is the container's.
 	if (getpid() != 1 && socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, line) == 0) {
+		for (i = 0; i < 2; i++) {
+			// Not in the place of a descriptor that we were started without.
+			int above = fcntl(line[i], F_DUPFD_CLOEXEC, 3);
+
+			if (above >= 0) {
+				close(line[i]);
+				line[i] = above;
+			}
+		}
 		sigfillset(&all);
 		sigprocmask(SIG_BLOCK, &all, &before);
 		early_page->guardian = getpid();
