@@ -87,8 +87,13 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 		for _, name := range []string{"kill", "tkill", "rt_sigqueueinfo", "pidfd_send_signal"} {
 			b.add(seccomp.ActNotify, name, isInt(1, sig))
 		}
-		// The kernel sends it, to whomever F_SETOWN names.
-		b.add(eperm, "fcntl", isInt(1, unix.F_SETSIG), isInt(2, sig))
+	}
+	// The kernel sends these to whomever F_SETOWN names, and in its name: those
+	// that nobody survives, and those that a Go program takes for a fault of
+	// its own.
+	for _, sig := range []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGBUS,
+		unix.SIGFPE, unix.SIGSEGV, unix.SIGSTKFLT, unix.SIGSYS, 32, 33} {
+		b.add(eperm, "fcntl", isInt(1, unix.F_SETSIG), isInt(2, int(sig)))
 	}
 }
 

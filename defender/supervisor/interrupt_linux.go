@@ -58,6 +58,16 @@ type watch struct {
 	running bool
 }
 
+// maxBlocked leaves receivers for calls that do not block.
+const maxBlocked = early.Slots - 64
+
+// full reports whether no more calls may block.
+func (w *watch) full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.blocked) >= maxBlocked
+}
+
 // run runs f, which blocks in one system call of this thread, and interrupts
 // it once the target's call is gone or a signal waits for the target.
 //

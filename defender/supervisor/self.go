@@ -65,11 +65,12 @@ func ourNumbers(tid int) bool {
 // processBehind returns the process that a descriptor of the target stands
 // for, a pidfd or a directory of /proc; 0 if it is neither.
 func (s *Supervisor) processBehind(tid, fd int) int {
-	if to, err := readlinkProc(tid, fmt.Sprintf("fd/%d", fd)); err == nil {
-		if rest, ok := strings.CutPrefix(to, "/proc/"); ok {
-			last := rest[strings.LastIndexByte(rest, '/')+1:] // also of /proc/PID/task/TID
-			if n, err := strconv.Atoi(last); err == nil {
-				return n
+	// Wherever procfs is mounted, its file tells the number.
+	if dir, err := openProc(tid, fmt.Sprintf("fd/%d", fd)); err == nil {
+		defer unix.Close(dir)
+		if onProc(dir) {
+			if st, err := sys.ReadStatusAt(fmt.Sprintf("/proc/self/fd/%d/status", dir)); err == nil && len(st.NSPID) > 0 {
+				return st.NSPID[0]
 			}
 		}
 	}

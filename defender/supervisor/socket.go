@@ -501,6 +501,9 @@ func (c *Call) performBlocking(name []byte) (int, error) {
 	if !c.mayBlock() {
 		return c.perform(name)
 	}
+	if c.s.watch.full() {
+		return 0, unix.EAGAIN
+	}
 	for {
 		var n int
 		var err error

@@ -188,7 +188,7 @@ func (s *Supervisor) receive() {
 	select {
 	case slot = <-s.slots:
 	default:
-		s.idle.Add(-1) // 1024 calls block at once: the next ones wait for them
+		s.idle.Add(-1) // 4096 calls at once: the next ones wait for them
 		return
 	}
 	buf := early.Slot(slot)

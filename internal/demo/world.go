@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -50,6 +51,12 @@ func enter(flags uintptr) (exit int, err error) {
 	var complaint strings.Builder
 	cmd := exec.Command("/proc/self/exe", insideWord)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, &complaint
+	front, err := hostListener()
+	if err != nil {
+		return 0, err
+	}
+	defer front.Close()
+	cmd.ExtraFiles = []*os.File{front}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: unix.SIGTERM}
 	if flags&unix.CLONE_NEWUSER != 0 {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
@@ -80,9 +87,29 @@ func enter(flags uintptr) (exit int, err error) {
 	return cmd.ProcessState.ExitCode(), nil
 }
 
+// hostListener returns a listener on a free port of the machine's network. It
+// stays there, whoever accepts from it: by it a browser gets to the Console.
+func hostListener() (*os.File, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(home, "0"))
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	return l.(*net.TCPListener).File()
+}
+
+// frontFile is the descriptor of that listener in our namespaces.
+const frontFile = 3
+
 // inside is the demo in its own namespaces.
 func inside() (exit int, err error) {
-	w, err := newWorld()
+	f := os.NewFile(frontFile, "listener")
+	front, err := net.FileListener(f)
+	f.Close() // front has its own, which no program inherits
+	if err != nil {
+		return 0, err
+	}
+	w, err := newWorld(front)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return exitNoWorld, nil
@@ -93,6 +120,8 @@ func inside() (exit int, err error) {
 // world is a network of our own with one name server, which knows every name,
 // and one web server, which has every page.
 type world struct {
+	front net.Listener // in the machine's network, for the Console
+
 	mu    sync.Mutex
 	names map[string]int // how often each name was asked for
 }
@@ -101,21 +130,23 @@ type world struct {
 // server (resolv.conf(5)).
 const home = "127.0.0.1"
 
+// What the task reads there. Names must be looked up by the task itself, not by
+// a service of the machine behind a socket.
+const (
+	resolvConf   = "nameserver " + home + "\n"
+	nsswitchConf = "passwd: files\ngroup: files\nhosts: files dns\n"
+)
+
 // newWorld furnishes the namespaces that we are in.
 // Precondition: they are ours alone.
-func newWorld() (*world, error) {
+func newWorld(front net.Listener) (*world, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("making mounts private: %w", err)
 	}
 	if err := loopbackUp(); err != nil {
 		return nil, fmt.Errorf("starting the loopback device: %w", err)
 	}
-	files := map[string]string{
-		"/etc/resolv.conf": "nameserver " + home + "\n",
-		// Names must be looked up by the task itself, not by a service of the
-		// machine behind a socket.
-		"/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-	}
+	files := map[string]string{"/etc/resolv.conf": resolvConf, "/etc/nsswitch.conf": nsswitchConf}
 	dir, err := os.MkdirTemp("", "defender-demo-")
 	if err != nil {
 		return nil, err
@@ -126,7 +157,7 @@ func newWorld() (*world, error) {
 			return nil, err
 		}
 	}
-	w := &world{names: make(map[string]int)}
+	w := &world{front: front, names: make(map[string]int)}
 	if err := w.serveNames(); err != nil {
 		return nil, fmt.Errorf("starting the name server: %w", err)
 	}
@@ -211,4 +242,33 @@ func serveWeb() error {
 	}
 	go func() { _ = http.Serve(l, http.HandlerFunc(handler)) }()
 	return nil
+}
+
+// consoleAddr is the Console's address, the same in both networks.
+func (w *world) consoleAddr() string { return w.front.Addr().String() }
+
+// forward brings connections from the machine's network to the Console.
+func (w *world) forward() {
+	for {
+		from, err := w.front.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer from.Close()
+			to, err := net.Dial("tcp", w.consoleAddr())
+			if err != nil {
+				return
+			}
+			defer to.Close()
+			ended := make(chan struct{}, 2)
+			for _, way := range [][2]net.Conn{{from, to}, {to, from}} {
+				go func() {
+					_, _ = io.Copy(way[1], way[0])
+					ended <- struct{}{}
+				}()
+			}
+			<-ended
+		}()
+	}
 }

@@ -183,7 +183,15 @@ func (c Child) Listener() (int, error) {
 
 // Alone waits until the stage no longer shares our descriptor table, so that
 // closing a descriptor here leaves the target's open.
-func (c Child) Alone() error { return c.await(C.STATE_UNSHARED) }
+//
+// A stage that could not execute its program was alone before; Failure tells.
+func (c Child) Alone() error {
+	err := c.await(C.STATE_UNSHARED)
+	if c.state() == C.STATE_FAILED && C.GoString(&c.c.failed_call[0]) == "execve" {
+		return nil
+	}
+	return err
+}
 
 // Done waits for the probe's end and returns the errno of each of its calls:
 // connect on a datagram socket, connect on descriptor -1, execve of "".

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define EARLY_INTERRUPT 63 // ends a blocking call of one of our threads
-#define EARLY_SLOTS 1024
+#define EARLY_SLOTS 4096
 #define EARLY_SLOT_SIZE 128 // struct seccomp_notif is 80 bytes; the kernel may grow it
 #define EARLY_PROG_MAX 4096 // BPF_MAXINSNS
 #define EARLY_PATH_MAX 4096

@@ -372,7 +372,11 @@ static void guard(pid_t supervisor, int sock)
 	siginfo_t info;
 	int sig, status, listener = -1, null;
 
+	uint64_t every = ~0ULL;
+
 	sigfillset(&all);
+	// The C library keeps 32 and 33 to itself, and would die of them.
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &every, NULL, sizeof every);
 	signal(SIGCHLD, SIG_DFL); // an inherited SIG_IGN would reap behind our back
 	early_wipe_environment(); // the supervisor has a copy
 	prctl(PR_SET_NAME, "defender-guard", 0, 0, 0);

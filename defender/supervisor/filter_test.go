@@ -1,0 +1,200 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"fmt"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// machine runs a classic BPF program over a struct seccomp_data, as the kernel
+// does (seccomp_check_filter says which instructions there are).
+func machine(prog []byte, data [64]byte) (action uint32, err error) {
+	var a, x uint32
+	var mem [16]uint32
+	for pc := 0; pc*8 < len(prog); pc++ {
+		in := prog[pc*8:]
+		code := binary.NativeEndian.Uint16(in)
+		jt, jf := int(in[2]), int(in[3])
+		k := binary.NativeEndian.Uint32(in[4:])
+		jump := func(yes bool) {
+			if yes {
+				pc += jt
+			} else {
+				pc += jf
+			}
+		}
+		switch code {
+		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS:
+			a = binary.NativeEndian.Uint32(data[k:])
+		case unix.BPF_ST:
+			mem[k] = a
+		case unix.BPF_LD | unix.BPF_MEM:
+			a = mem[k]
+		case unix.BPF_MISC | unix.BPF_TAX:
+			x = a
+		case unix.BPF_MISC | unix.BPF_TXA:
+			a = x
+		case unix.BPF_ALU | unix.BPF_AND | unix.BPF_K:
+			a &= k
+		case unix.BPF_JMP | unix.BPF_JA:
+			pc += int(k)
+		case unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K:
+			jump(a == k)
+		case unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K:
+			jump(a > k)
+		case unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K:
+			jump(a >= k)
+		case unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K:
+			jump(a&k != 0)
+		case unix.BPF_RET | unix.BPF_K:
+			return k, nil
+		default:
+			return 0, fmt.Errorf("instruction %d: unknown code %#x", pc, code)
+		}
+	}
+	return 0, fmt.Errorf("no return")
+}
+
+const (
+	allow  = unix.SECCOMP_RET_ALLOW
+	notify = unix.SECCOMP_RET_USER_NOTIF
+	enosys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+	eperm  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
+)
+
+func ask(t *testing.T, prog []byte, arch uint32, nr int, args ...uint64) uint32 {
+	t.Helper()
+	var d [64]byte
+	binary.NativeEndian.PutUint32(d[0:], uint32(nr))
+	binary.NativeEndian.PutUint32(d[4:], arch)
+	for i, v := range args {
+		binary.NativeEndian.PutUint64(d[16+8*i:], v)
+	}
+	action, err := machine(prog, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return action
+}
+
+// neg is how a negative int lies in a register, whatever its upper half.
+func neg(n int) uint64 { return uint64(uint32(-n)) }
+
+func TestFilter(t *testing.T) {
+	const supervisor, guardian, group = 4001, 4000, 4000
+	prog, err := BuildFilter(Self{Supervisor: supervisor, Guardian: guardian, Groups: []int{group, supervisor}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const high = 0x7_0000_0000
+	tests := []struct {
+		name string
+		nr   int
+		args []uint64
+		want uint32
+	}{
+		{"execve", unix.SYS_EXECVE, nil, notify},
+		{"execveat", unix.SYS_EXECVEAT, nil, notify},
+		{"connect", unix.SYS_CONNECT, nil, notify},
+		{"sendmsg", unix.SYS_SENDMSG, nil, notify},
+		{"sendmmsg", unix.SYS_SENDMMSG, nil, notify},
+		{"sendto without an address", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0, 0}, allow},
+		{"sendto with one", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0x7fff0000, 16}, notify},
+		{"sendto with one in the upper half", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0x7fff_0000_0000, 16}, notify},
+		{"io_uring_setup", unix.SYS_IO_URING_SETUP, nil, enosys},
+
+		{"kill of the supervisor", unix.SYS_KILL, []uint64{supervisor, 15}, notify},
+		{"kill of it with a full register", unix.SYS_KILL, []uint64{high | supervisor, 15}, notify},
+		{"kill of the guardian", unix.SYS_KILL, []uint64{guardian, 15}, notify},
+		{"kill of another", unix.SYS_KILL, []uint64{4002, 15}, allow},
+		{"kill of the own group", unix.SYS_KILL, []uint64{0, 15}, allow},
+		{"kill of everybody", unix.SYS_KILL, []uint64{neg(1), 15}, notify},
+		{"kill of everybody with a full register", unix.SYS_KILL, []uint64{^uint64(0), 15}, notify},
+		{"kill of our group", unix.SYS_KILL, []uint64{neg(group), 15}, notify},
+		{"kill of our group with a full register", unix.SYS_KILL, []uint64{high | neg(group), 15}, notify},
+		{"SIGKILL to anybody", unix.SYS_KILL, []uint64{4002, 9}, notify},
+		{"SIGKILL with a full register", unix.SYS_KILL, []uint64{4002, high | 9}, notify},
+		{"SIGSTOP to anybody", unix.SYS_TKILL, []uint64{4002, 19}, notify},
+		{"tgkill in the supervisor", unix.SYS_TGKILL, []uint64{supervisor, 4005, 9}, notify},
+		{"joining our group", unix.SYS_SETPGID, []uint64{0, group}, notify},
+		{"joining another group", unix.SYS_SETPGID, []uint64{0, 4002}, allow},
+		{"pidfd of the supervisor", unix.SYS_PIDFD_OPEN, []uint64{supervisor, 0}, notify},
+		{"SIGKILL by pidfd", unix.SYS_PIDFD_SEND_SIGNAL, []uint64{5, 9}, notify},
+		{"SIGTERM by pidfd", unix.SYS_PIDFD_SEND_SIGNAL, []uint64{5, 15}, allow},
+		{"own limits", unix.SYS_PRLIMIT64, []uint64{0, 7, 0x1000, 0}, allow},
+		{"another's limits, read", unix.SYS_PRLIMIT64, []uint64{supervisor, 7, 0, 0x1000}, allow},
+		{"another's limits, set", unix.SYS_PRLIMIT64, []uint64{supervisor, 7, 0x1000, 0}, notify},
+		{"SIGKILL from a descriptor", unix.SYS_FCNTL, []uint64{5, unix.F_SETSIG, 9}, eperm},
+		{"an ordinary fcntl", unix.SYS_FCNTL, []uint64{5, unix.F_SETFL, 9}, allow},
+	}
+	for _, test := range tests {
+		if got := ask(t, prog, nativeArch, test.nr, test.args...); got != test.want {
+			t.Errorf("%s: %#x, want %#x", test.name, got, test.want)
+		}
+	}
+}
+
+// TestFilterLeavesAlone names calls that must never be stopped: a process
+// without a supervisor could not even end itself, and calls that are made all
+// the time would be slow.
+func TestFilterLeavesAlone(t *testing.T) {
+	prog, err := BuildFilter(Self{Supervisor: 4001, Guardian: 4000, Groups: []int{4000}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, nr := range []int{
+		unix.SYS_EXIT, unix.SYS_EXIT_GROUP, unix.SYS_RT_SIGRETURN, unix.SYS_RESTART_SYSCALL, unix.SYS_FUTEX,
+		unix.SYS_CLOSE, unix.SYS_CLONE, unix.SYS_CLONE3, unix.SYS_WAIT4, unix.SYS_WAITID, unix.SYS_READ, unix.SYS_WRITE,
+		unix.SYS_OPENAT, unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_BRK, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGACTION,
+		unix.SYS_GETPID, unix.SYS_CLOCK_GETTIME, unix.SYS_NANOSLEEP, unix.SYS_SOCKET, unix.SYS_RECVMSG, unix.SYS_PPOLL,
+	} {
+		for _, args := range [][]uint64{nil, {4001, 9, 9, 9, 9, 9}, {^uint64(0), 9, 9, 9, 9, 9}} {
+			if got := ask(t, prog, nativeArch, nr, args...); got != allow {
+				t.Errorf("call %d with %v: %#x", nr, args, got)
+			}
+		}
+	}
+}
+
+// TestFilterOtherTables asks about the other call tables of the processor.
+func TestFilterOtherTables(t *testing.T) {
+	prog, err := BuildFilter(Self{Supervisor: 4001, Guardian: 4000, Groups: []int{4000}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, arch := range []uint32{unix.AUDIT_ARCH_I386, unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM, 0} {
+		if arch == nativeArch {
+			continue
+		}
+		for nr := range 600 {
+			if got := ask(t, prog, arch, nr); got != enosys {
+				t.Fatalf("architecture %#x, call %d: %#x, want ENOSYS", arch, nr, got)
+			}
+		}
+	}
+	if nativeArch != unix.AUDIT_ARCH_X86_64 {
+		return
+	}
+	for nr := range 600 {
+		if got := ask(t, prog, nativeArch, 0x40000000|nr); got != enosys {
+			t.Errorf("x32 call %d: %#x, want ENOSYS", nr, got)
+		}
+	}
+}
+
+// TestFilterOfTheFirstProcess asks about a container's first process, which
+// the kernel protects itself.
+func TestFilterOfTheFirstProcess(t *testing.T) {
+	prog, err := BuildFilter(Self{Supervisor: 1, Groups: []int{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(t, prog, nativeArch, unix.SYS_KILL, 1, 1); got != allow {
+		t.Errorf("kill -HUP 1: %#x", got)
+	}
+	if got := ask(t, prog, nativeArch, unix.SYS_EXECVE); got != notify {
+		t.Errorf("execve: %#x", got)
+	}
+}

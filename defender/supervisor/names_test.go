@@ -1,0 +1,206 @@
+package supervisor
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestShebang(t *testing.T) {
+	t.Parallel()
+	// The kernel looks at 256 bytes and overwrites the last one
+	// (fs/binfmt_script.c): nobody is shown more than 255.
+	long := "#!/bin/sh " + strings.Repeat("a", 400)
+	tests := []struct {
+		head             string
+		interpreter, arg string
+		ok               bool
+	}{
+		{"#!/bin/sh\n", "/bin/sh", "", true},
+		{"#! /bin/sh\n", "/bin/sh", "", true},
+		{"#!\t/bin/sh -e \t\n", "/bin/sh", "-e", true},
+		{"#!/usr/bin/env -S a  b\nrest", "/usr/bin/env", "-S a  b", true},
+		{"#!/bin/sh", "/bin/sh", "", true},
+		{"#!/bin/sh\x00junk\n", "/bin/sh", "", true},
+		{"#!sh\n", "sh", "", true},
+		{long, "/bin/sh", strings.Repeat("a", 245), true},
+		{long[:255] + "\n", "/bin/sh", strings.Repeat("a", 245), true},
+		{"#!/" + strings.Repeat("x", 253), "", "", false}, // the name itself is cut
+		{"#!\n", "", "", false},
+		{"#!   \n", "", "", false},
+		{"# !/bin/sh\n", "", "", false},
+		{"\x7fELF", "", "", false},
+		{"", "", "", false},
+		{"#", "", "", false},
+	}
+	for _, test := range tests {
+		interpreter, arg, ok := shebang([]byte(test.head[:min(len(test.head), headSize)]))
+		if !test.ok && !ok {
+			continue
+		}
+		if interpreter != test.interpreter || arg != test.arg || ok != test.ok {
+			t.Errorf("shebang(%.40q…) = %q, %q, %v, want %q, %q, %v", test.head, interpreter, arg, ok, test.interpreter, test.arg, test.ok)
+		}
+	}
+}
+
+// FuzzShebang looks for a line that splits into something the kernel could not
+// execute.
+func FuzzShebang(f *testing.F) {
+	f.Add([]byte("#!/bin/sh -e\n"))
+	f.Add([]byte("#! \t/x\x00 y\n"))
+	f.Fuzz(func(t *testing.T, head []byte) {
+		if len(head) > headSize {
+			head = head[:headSize]
+		}
+		interpreter, arg, ok := shebang(head)
+		if !ok {
+			return
+		}
+		if interpreter == "" || strings.ContainsAny(interpreter, " \t\n\x00") || strings.ContainsAny(arg, "\n\x00") {
+			t.Errorf("shebang(%q) = %q, %q", head, interpreter, arg)
+		}
+	})
+}
+
+func TestLoaderTarget(t *testing.T) {
+	t.Parallel()
+	tests := map[string]string{
+		"ld.so":                                    "",
+		"ld.so /bin/mkdir x":                       "/bin/mkdir",
+		"ld.so --library-path /lib /bin/mkdir x":   "/bin/mkdir",
+		"ld.so --preload a --audit b ./mkdir":      "./mkdir",
+		"ld.so --argv0 ls /bin/mkdir":              "/bin/mkdir",
+		"ld.so --inhibit-cache mkdir":              "mkdir",
+		"ld.so --list /bin/mkdir":                  "/bin/mkdir",
+		"ld.so --glibc-hwcaps-mask x /bin/mkdir":   "/bin/mkdir",
+		"ld.so --inhibit-rpath /a:/b /bin/mkdir -": "/bin/mkdir",
+	}
+	for line, want := range tests {
+		if got := loaderTarget(strings.Fields(line)); got != want {
+			t.Errorf("loaderTarget(%s) = %q, want %q", line, got, want)
+		}
+	}
+}
+
+func TestApplet(t *testing.T) {
+	t.Parallel()
+	tests := map[string]string{
+		"busybox mkdir x":             "mkdir",
+		"/bin/busybox mkdir":          "mkdir",
+		"mkdir x":                     "mkdir",
+		"./a/b/mkdir":                 "mkdir",
+		"-sh":                         "sh",
+		"-busybox sh":                 "sh",
+		"busybox /x/y/mkdir":          "mkdir",
+		"busybox":                     "busybox",
+		"busybox.static mkdir":        "mkdir",
+		"/x/busybox-1.36 nc -l":       "nc",
+		"/bin/../bin//busybox nc":     "nc",
+		"busybox busybox mkdir x y z": "busybox",
+	}
+	for line, want := range tests {
+		if got := applet("busybox", strings.Fields(line)); got != want {
+			t.Errorf("applet(%s) = %q, want %q", line, got, want)
+		}
+	}
+	if got := applet("busybox", nil); got != "" {
+		t.Errorf("applet of nothing = %q", got)
+	}
+}
+
+func TestCanonical(t *testing.T) {
+	t.Parallel()
+	tests := map[string]string{
+		"127.0.0.2":        "127.0.0.2",
+		"0.0.0.0":          "127.0.0.1",
+		"::":               "::1",
+		"::ffff:127.0.0.2": "127.0.0.2",
+		"::ffff:0.0.0.0":   "127.0.0.1",
+		"2001:db8::1":      "2001:db8::1",
+		"::127.0.0.2":      "::127.0.0.2", // compatible, not mapped: another address
+	}
+	for in, want := range tests {
+		if got := Canonical(netip.MustParseAddr(in)); got != netip.MustParseAddr(want) {
+			t.Errorf("Canonical(%s) = %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestDestination(t *testing.T) {
+	t.Parallel()
+	v4 := sockaddr(unix.AF_INET, netip.MustParseAddrPort("192.0.2.1:80"))
+	v6 := sockaddr(unix.AF_INET6, netip.MustParseAddrPort("[2001:db8::1]:80"))
+	mapped := sockaddr(unix.AF_INET6, netip.MustParseAddrPort("[::ffff:192.0.2.1]:80"))
+	unspec := append([]byte{0, 0}, v4[2:]...)
+	tests := []struct {
+		name   string
+		domain int
+		op     Op
+		addr   []byte
+		want   string // "" for none
+	}{
+		{"IPv4", unix.AF_INET, Connect, v4, "192.0.2.1:80"},
+		{"IPv4, longer than it must be", unix.AF_INET, Connect, append(v4[:16:16], make([]byte, 100)...), "192.0.2.1:80"},
+		{"IPv4, too short", unix.AF_INET, Connect, v4[:15], ""},
+		{"IPv6", unix.AF_INET6, Connect, v6, "[2001:db8::1]:80"},
+		{"IPv6 without a scope", unix.AF_INET6, Connect, v6[:24], "[2001:db8::1]:80"},
+		{"IPv6, too short", unix.AF_INET6, Connect, v6[:23], ""},
+		{"mapped", unix.AF_INET6, Connect, mapped, "192.0.2.1:80"},
+		{"IPv4 on an IPv6 socket", unix.AF_INET6, Send, v4, "192.0.2.1:80"},
+		{"a disconnect", unix.AF_INET, Connect, unspec, ""},
+		{"unspecified in a datagram", unix.AF_INET, Send, unspec, "192.0.2.1:80"},
+		{"unspecified in an IPv6 datagram", unix.AF_INET6, Send, unspec, ""},
+		{"nothing", unix.AF_INET, Send, nil, ""},
+		{"one byte", unix.AF_INET, Send, v4[:1], ""},
+	}
+	for _, test := range tests {
+		c := &Call{Op: test.op, kind: kind{domain: test.domain, typ: unix.SOCK_DGRAM}}
+		got, ok := c.destination(test.addr)
+		if ok != (test.want != "") || ok && got.String() != test.want {
+			t.Errorf("%s: %v %v, want %q", test.name, got, ok, test.want)
+		}
+	}
+}
+
+func TestSameCommand(t *testing.T) {
+	t.Parallel()
+	many := make([]string, maxArgs)
+	tests := []struct {
+		name         string
+		argv, judged []string
+		want         bool
+	}{
+		{"same", []string{"a", "b"}, []string{"a", "b"}, true},
+		{"other", []string{"a", "b"}, []string{"a", "c"}, false},
+		{"longer", []string{"a", "b", "c"}, []string{"a", "b"}, false},
+		{"shorter", []string{"a"}, []string{"a", "b"}, false},
+		{"empty words", []string{"a", "", "b"}, []string{"a", "", "b"}, true},
+		{"other in a cut list", append([]string{"x"}, many...), many, false},
+	}
+	for _, test := range tests {
+		if got := sameCommand(test.argv, test.judged); got != test.want {
+			t.Errorf("%s: %v", test.name, got)
+		}
+	}
+}
+
+func TestUDPChecksum(t *testing.T) {
+	t.Parallel()
+	// Summing a datagram with its checksum in place gives zero (RFC 768).
+	src, dst := [4]byte{192, 0, 2, 1}, [4]byte{127, 0, 0, 1}
+	for n := range 40 {
+		udp := make([]byte, 8+n)
+		for i := range udp {
+			udp[i] = byte(i * 37)
+		}
+		udp[6], udp[7] = 0, 0
+		sum := udpChecksum(src, dst, udp)
+		udp[6], udp[7] = byte(sum>>8), byte(sum)
+		if got := udpChecksum(src, dst, udp); got != 0xffff && got != 0 {
+			t.Errorf("%d bytes: %#x is left", n, got)
+		}
+	}
+}
