@@ -1,0 +1,431 @@
+package web
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"appdefender/console"
+	"appdefender/console/store"
+	"appdefender/policy"
+)
+
+// ruleForm is a rule while it is edited, perhaps with faults.
+type ruleForm struct {
+	Old      string      // the rule's name in the policy; "" for a new rule
+	Base     string      // the digest of the rule that the form was made from
+	Rule     policy.Rule // with all sections that the form has
+	ReadOnly bool
+	Conflict string   // who saved in between
+	Other    []string // faults of no field
+
+	faults map[string][]string // by field
+}
+
+// list is a field of one entry a line.
+type list struct {
+	id, path    string // of the field and of the list in a rule
+	label, hint string
+	example     string // shown while it is empty
+	of          func(*policy.Rule) *[]string
+}
+
+// lists are all such fields.
+var lists = []list{
+	{id: "images", path: "scope.images", label: "Images", example: "*",
+		hint: "Such as nginx:1.27 or ghcr.io/shop/*",
+		of:   func(r *policy.Rule) *[]string { return &r.Scope.Images }},
+	{id: "containers", path: "scope.containers", label: "Containers", example: "*",
+		hint: "The name in the task definition",
+		of:   func(r *policy.Rule) *[]string { return &r.Scope.Containers }},
+	{id: "appids", path: "scope.appIDs", label: "App IDs", example: "*",
+		hint: "What the Defender was embedded with",
+		of:   func(r *policy.Rule) *[]string { return &r.Scope.AppIDs }},
+
+	{id: "processes-deny", path: "processes.deny", label: "Denied processes", example: "mkdir\n/usr/bin/nc",
+		hint: "A name, a path, or either with *",
+		of:   func(r *policy.Rule) *[]string { return &r.Processes.Deny }},
+	{id: "processes-allow", path: "processes.allow", label: "Allowed processes", example: "",
+		hint: "With entries here, everything else is denied",
+		of:   func(r *policy.Rule) *[]string { return &r.Processes.Allow }},
+
+	{id: "dns-allow", path: "dns.allow", label: "DNS allow list", example: "gmail.com\n*.gmail.com",
+		hint: "With entries here, every other name is denied",
+		of:   func(r *policy.Rule) *[]string { return &r.DNS.Allow }},
+	{id: "dns-deny", path: "dns.deny", label: "DNS deny list", example: "",
+		hint: "example.com is that name, *.example.com what is below it, .example.com both",
+		of:   func(r *policy.Rule) *[]string { return &r.DNS.Deny }},
+
+	{id: "ip-deny", path: "network.outbound.deny", label: "Denied outbound IPs", example: "169.254.169.254\n10.0.0.0/8",
+		hint: "Addresses or prefixes",
+		of:   func(r *policy.Rule) *[]string { return &r.Network.Outbound.Deny }},
+	{id: "ip-allow", path: "network.outbound.allow", label: "Allowed outbound IPs", example: "",
+		hint: "With entries here, every other address is denied, but for loopback",
+		of:   func(r *policy.Rule) *[]string { return &r.Network.Outbound.Allow }},
+	{id: "port-deny", path: "network.outbound.denyPorts", label: "Denied outbound ports", example: "25\n6660-6669",
+		hint: "Of destinations on the internet",
+		of:   func(r *policy.Rule) *[]string { return &r.Network.Outbound.DenyPorts }},
+	{id: "port-allow", path: "network.outbound.allowPorts", label: "Allowed outbound ports", example: "",
+		hint: "With entries here, every other port is denied",
+		of:   func(r *policy.Rule) *[]string { return &r.Network.Outbound.AllowPorts }},
+}
+
+// effect is a field that chooses one.
+type effect struct {
+	id, path string
+	of       func(*policy.Rule) **policy.Effect
+}
+
+var effects = []effect{
+	{"processes", "processes.effect", func(r *policy.Rule) **policy.Effect { return &r.Processes.Effect }},
+	{"network", "network.effect", func(r *policy.Rule) **policy.Effect { return &r.Network.Effect }},
+	{"dns", "dns.effect", func(r *policy.Rule) **policy.Effect { return &r.DNS.Effect }},
+}
+
+// complete gives a rule all sections of the form. The caller owns the rule.
+func complete(r policy.Rule) policy.Rule {
+	if r.Processes == nil {
+		r.Processes = &policy.ProcessesSection{Effect: new(policy.Disable)}
+	}
+	if r.Network == nil {
+		r.Network = &policy.NetworkSection{Effect: new(policy.Disable)}
+	}
+	if r.DNS == nil {
+		r.DNS = &policy.DNSSection{Effect: new(policy.Disable)}
+	}
+	return r
+}
+
+// reduce takes from a rule the sections that old has not and that say nothing.
+func reduce(r, old policy.Rule) policy.Rule {
+	off := func(e *policy.Effect, n int) bool { return e != nil && *e == policy.Disable && n == 0 }
+	if s := r.Processes; old.Processes == nil && off(s.Effect, len(s.Allow)+len(s.Deny)) {
+		r.Processes = nil
+	}
+	if s := r.Network; old.Network == nil {
+		o := &s.Outbound
+		if off(s.Effect, len(o.Allow)+len(o.Deny)+len(o.AllowPorts)+len(o.DenyPorts)) {
+			r.Network = nil
+		}
+	}
+	if s := r.DNS; old.DNS == nil && off(s.Effect, len(s.Allow)+len(s.Deny)) {
+		r.DNS = nil
+	}
+	return r
+}
+
+// newRule is what the form of a new rule begins with: on, telling, and for
+// every workload.
+func newRule() policy.Rule {
+	return policy.Rule{
+		Processes: &policy.ProcessesSection{Effect: new(policy.Alert)},
+		Network:   &policy.NetworkSection{Effect: new(policy.Alert)},
+		DNS:       &policy.DNSSection{Effect: new(policy.Disable)},
+	}
+}
+
+// digest tells one state of a rule from another.
+func digest(r policy.Rule) (string, error) {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16]), nil
+}
+
+// entries are the lines of a field.
+func entries(text string) []string {
+	var all []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			all = append(all, line)
+		}
+	}
+	return all
+}
+
+// read takes what people typed into f.Rule, which begins as the rule that is
+// to be changed: what the form has no field for stays.
+func (f *ruleForm) read(form url.Values) {
+	f.Rule.Name = strings.TrimSpace(form.Get("name"))
+	f.Rule.Disabled = form.Get("enabled") != "true"
+	for _, l := range lists {
+		*l.of(&f.Rule) = entries(form.Get(l.id))
+	}
+	for _, e := range effects {
+		chosen := new(policy.Effect)
+		word := form.Get(e.id)
+		if e.id == "dns" && form.Get("dns-on") != "true" {
+			word = policy.Disable.String()
+		}
+		if err := chosen.UnmarshalText([]byte(word)); err != nil {
+			f.fault(e.id, err.Error())
+			continue
+		}
+		*e.of(&f.Rule) = chosen
+	}
+	f.Rule.OnUnknown = nil
+	if word := form.Get("unknown"); word != "" {
+		f.Rule.OnUnknown = new(policy.Effect)
+		if err := f.Rule.OnUnknown.UnmarshalText([]byte(word)); err != nil {
+			f.fault("unknown", err.Error())
+		}
+	}
+}
+
+func (f *ruleForm) fault(field, msg string) {
+	if f.faults == nil {
+		f.faults = make(map[string][]string)
+	}
+	f.faults[field] = append(f.faults[field], msg)
+}
+
+// place puts the faults of a rule beside the fields that they are about.
+func (f *ruleForm) place(faults []console.Fault) {
+	fields := map[string]string{"name": "name", "onUnknown": "unknown"}
+	for _, l := range lists {
+		fields[l.path] = l.id
+	}
+	for _, e := range effects {
+		fields[e.path] = e.id
+	}
+	for _, fault := range faults {
+		path, line := cutIndex(fault.Path)
+		field, ok := fields[path]
+		switch {
+		case !ok:
+			f.Other = append(f.Other, fault.String())
+		case line > 0:
+			f.fault(field, fmt.Sprintf("Line %d: %s", line, fault.Msg))
+		default:
+			f.fault(field, fault.Msg)
+		}
+	}
+}
+
+// cutIndex cuts "dns.allow[2]" into "dns.allow" and 3; without an index the
+// line is 0.
+func cutIndex(path string) (list string, line int) {
+	list, rest, ok := strings.Cut(path, "[")
+	if !ok {
+		return path, 0
+	}
+	n, err := strconv.Atoi(strings.TrimSuffix(rest, "]"))
+	if err != nil {
+		return path, 0
+	}
+	return list, n + 1
+}
+
+// What the templates ask of a form.
+
+// Faulty returns how many faults there are in fields whose ids begin with one
+// of the prefixes; without any, in all.
+func (f *ruleForm) Faulty(prefixes ...string) int {
+	n := 0
+	for field, msgs := range f.faults {
+		match := len(prefixes) == 0
+		for _, p := range prefixes {
+			match = match || strings.HasPrefix(field, p)
+		}
+		if match {
+			n += len(msgs)
+		}
+	}
+	if len(prefixes) == 0 {
+		n += len(f.Other)
+	}
+	return n
+}
+
+// FaultsOf returns the faults of one field.
+func (f *ruleForm) FaultsOf(field string) []string { return f.faults[field] }
+
+// NetworkingFirst reports whether the tab Networking is the one to look at.
+func (f *ruleForm) NetworkingFirst() bool {
+	return f.Faulty("processes") == 0 && f.Faulty("network", "ip-", "port-", "dns") > 0
+}
+
+// listView is a list field as the template shows it.
+type listView struct {
+	ID, Label, Hint, Example, Text string
+	Count, Rows                    int
+	Faults                         []string
+	ReadOnly                       bool
+}
+
+// List returns one list field.
+func (f *ruleForm) List(id string) (listView, error) {
+	for _, l := range lists {
+		if l.id == id {
+			all := *l.of(&f.Rule)
+			return listView{
+				ID: id, Label: l.label, Hint: l.hint, Example: l.example,
+				Text: strings.Join(all, "\n"), Count: len(all), Rows: min(max(len(all)+1, 2), 12),
+				Faults: f.faults[id], ReadOnly: f.ReadOnly,
+			}, nil
+		}
+	}
+	return listView{}, fmt.Errorf("there is no list %q", id)
+}
+
+// effectView is an effect field as the template shows it.
+type effectView struct {
+	ID, Label, Chosen string
+	Choices           []effectChoice
+	Faults            []string
+}
+
+type effectChoice struct{ Word, Label, Hint string }
+
+var effectChoices = []effectChoice{
+	{"disable", "Disable", "Nothing is refused and nothing told."},
+	{"alert", "Alert", "It may happen, and an audit tells."},
+	{"prevent", "Prevent", "Only the one activity is refused; the application goes on."},
+	{"block", "Block", "The activity is refused and the application is ended."},
+}
+
+// Effect returns one effect field.
+func (f *ruleForm) Effect(id, label string) (effectView, error) {
+	for _, e := range effects {
+		if e.id != id {
+			continue
+		}
+		v := effectView{ID: id, Label: label, Choices: effectChoices, Faults: f.faults[id]}
+		if chosen := *e.of(&f.Rule); chosen != nil {
+			v.Chosen = chosen.String()
+		}
+		if id == "dns" { // its switch is what disables
+			v.Choices = effectChoices[1:]
+			if !f.DNSOn() {
+				v.Chosen = policy.Alert.String()
+			}
+		}
+		return v, nil
+	}
+	return effectView{}, fmt.Errorf("there is no effect %q", id)
+}
+
+// DNSOn reports whether the switch of DNS is on.
+func (f *ruleForm) DNSOn() bool {
+	return f.Rule.DNS.Effect == nil || *f.Rule.DNS.Effect != policy.Disable
+}
+
+// OnUnknown returns the word of the effect for what cannot be read, "" for
+// the section's.
+func (f *ruleForm) OnUnknown() string {
+	if f.Rule.OnUnknown == nil {
+		return ""
+	}
+	return f.Rule.OnUnknown.String()
+}
+
+// EffectWords are the words of all effects.
+func (f *ruleForm) EffectWords() []effectChoice { return effectChoices }
+
+func (p *pages) getRule(w http.ResponseWriter, r *http.Request) error {
+	mayEdit := console.SessionOf(r).User.Role.May(store.Editor)
+	name, ok := r.URL.Query().Get("name"), r.URL.Query().Has("name")
+	if !ok {
+		if !mayEdit {
+			return console.Errorf(http.StatusForbidden, "This needs the role %s.", store.Editor)
+		}
+		return p.showRule(w, r, http.StatusOK, &ruleForm{Rule: newRule()})
+	}
+	now, err := p.srv.Policy()
+	if err != nil {
+		return err
+	}
+	i, err := ruleIndex(now.Policy, name)
+	if err != nil {
+		return err
+	}
+	rule := now.Policy.Rules[i]
+	f := &ruleForm{Old: rule.Name, ReadOnly: !mayEdit}
+	if f.Base, err = digest(rule); err != nil {
+		return err
+	}
+	f.Rule = complete(rule)
+	return p.showRule(w, r, http.StatusOK, f)
+}
+
+func (p *pages) showRule(w http.ResponseWriter, r *http.Request, status int, f *ruleForm) error {
+	title := "Add rule"
+	switch {
+	case f.ReadOnly:
+		title = "Rule " + f.Old
+	case f.Old != "":
+		title = "Edit " + f.Old
+	}
+	return p.render(w, r, status, "rule.html", view{Title: title, Nav: runtimePath, Data: f})
+}
+
+// postRule adds or changes a rule. Of a rule that somebody else changed since
+// the form was made, people are told first; saving again is meant then.
+func (p *pages) postRule(w http.ResponseWriter, r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return console.Errorf(http.StatusBadRequest, "reading the form: %v", err)
+	}
+	now, err := p.srv.Policy()
+	if err != nil {
+		return err
+	}
+	f := &ruleForm{Old: r.PostForm.Get("old"), Base: r.PostForm.Get("base"), Rule: complete(policy.Rule{})}
+	var old policy.Rule
+	if f.Old != "" {
+		i, err := ruleIndex(now.Policy, f.Old)
+		if err != nil {
+			return err
+		}
+		old = now.Policy.Rules[i]
+		f.Rule = complete(old)
+	}
+	base, err := digest(old)
+	if err != nil {
+		return err
+	}
+	f.read(r.PostForm)
+	if _, err := ruleIndex(now.Policy, f.Rule.Name); err == nil && f.Rule.Name != f.Old {
+		// Validation would find the fault in whichever of the two is lower.
+		f.fault("name", fmt.Sprintf("%q is already the name of another rule", f.Rule.Name))
+	}
+	if len(f.faults) > 0 {
+		return p.showRule(w, r, http.StatusBadRequest, f)
+	}
+	if f.Old != "" && f.Base != base {
+		changes, err := p.history.of(r.Context(), p.srv.Store(), now.Generation)
+		if err != nil {
+			return err
+		}
+		f.Base, f.Conflict = base, changes[f.Old].Who
+		if f.Conflict == "" {
+			f.Conflict = "Somebody"
+		}
+		return p.showRule(w, r, http.StatusConflict, f)
+	}
+
+	done := "saved"
+	if f.Old == "" {
+		// At the top: below a rule for every workload it would say nothing.
+		done = "added"
+		_, err = p.srv.AddRule(r.Context(), who(r), now.Generation, 0, reduce(f.Rule, old))
+	} else {
+		_, err = p.srv.UpdateRule(r.Context(), who(r), now.Generation, f.Old, reduce(f.Rule, old))
+	}
+	if errors.Is(err, store.ErrConflict) {
+		f.Other = append(f.Other, "Somebody else changed the policy at the same moment. Save again.")
+		return p.showRule(w, r, http.StatusConflict, f)
+	}
+	if e, ok := errors.AsType[*console.Error](err); ok && len(e.Faults) > 0 {
+		f.place(e.Faults)
+		return p.showRule(w, r, http.StatusBadRequest, f)
+	}
+	return p.backToRules(w, r, done, err)
+}

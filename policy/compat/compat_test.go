@@ -1,0 +1,308 @@
+package compat
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"appdefender/policy"
+)
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func ref(e policy.Effect) *policy.Effect { return &e }
+
+func TestImportExamples(t *testing.T) {
+	minimal := policy.Rule{
+		Name:      "my-rule",
+		Processes: &policy.ProcessesSection{Effect: ref(policy.Alert)},
+		Network:   &policy.NetworkSection{Effect: ref(policy.Alert)},
+		DNS:       &policy.DNSSection{Effect: ref(policy.Alert)},
+	}
+	p, notes, err := Import(read(t, "runtime-policy-app-embedded-minimal.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&policy.Policy{Version: 1, Rules: []policy.Rule{minimal}}, p); diff != "" {
+		t.Error(diff)
+	}
+	want := []Fault{{"rules[0].processes.skipModified", "modified programs are not detected by this version"}}
+	if diff := cmp.Diff(want, notes); diff != "" {
+		t.Error(diff)
+	}
+
+	posted := minimal
+	posted.Network = &policy.NetworkSection{Effect: ref(policy.Alert), Outbound: policy.OutboundSection{AllowPorts: []string{"4312-4555"}}}
+	posted.DNS = &policy.DNSSection{Effect: ref(policy.Prevent)}
+	r, _, err := ImportRule(read(t, "runtime-policy-app-embedded-post-rule.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(posted, r); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The full example asks for more than there is yet: every such key is told,
+// and once they are off the rest is imported.
+func TestImportFull(t *testing.T) {
+	full := read(t, "runtime-policy-app-embedded-full.json")
+	p, _, err := Import(full)
+	var faults Errors
+	if p != nil || !errors.As(err, &faults) {
+		t.Fatalf("got %v, %v", p, err)
+	}
+	var paths []string
+	for _, f := range faults {
+		paths = append(paths, f.Path)
+	}
+	want := []string{
+		"rules[0].advancedProtection", "rules[0].processes.checkCryptoMiners", "rules[0].filesystem.checkNewFiles",
+		"rules[0].filesystem.backdoorFiles", "rules[0].filesystem.suspiciousELFHeaders",
+		"rules[1].advancedProtection", "rules[1].customRules[0]", "rules[1].customRules[1]", "rules[1].processes.checkCryptoMiners",
+		"rules[1].network.whitelistListeningPorts", "rules[1].filesystem.blacklist", "rules[1].filesystem.checkNewFiles",
+		"rules[1].filesystem.backdoorFiles", "rules[1].filesystem.suspiciousELFHeaders",
+		"rules[2].advancedProtection", "rules[2].processes.checkCryptoMiners", "rules[2].filesystem.checkNewFiles",
+		"rules[2].filesystem.backdoorFiles", "rules[2].filesystem.suspiciousELFHeaders",
+	}
+	if diff := cmp.Diff(want, paths); diff != "" {
+		t.Error(diff)
+	}
+
+	var doc Policy
+	if err := json.Unmarshal(full, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for i := range doc.Rules {
+		r := &doc.Rules[i]
+		r.AdvancedProtection, r.CustomRules, r.Processes.CheckCryptoMiners, r.Filesystem = false, nil, false, nil
+		r.Network.WhitelistListeningPorts = nil
+	}
+	p, _, err = Import(encode(t, doc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := p.Rules[0].Scope, (policy.Scope{Containers: []string{"twistlock-fargate-task"}}); !cmp.Equal(got, want) {
+		t.Errorf("scope %+v", got)
+	}
+	want1 := policy.Rule{
+		Name:      "payments - strict",
+		Scope:     policy.Scope{AppIDs: []string{"payments*", "-payments-dev*"}},
+		Processes: &policy.ProcessesSection{Effect: ref(policy.Prevent), Allow: []string{"java", "sh"}},
+		Network: &policy.NetworkSection{Effect: ref(policy.Prevent), Outbound: policy.OutboundSection{
+			Allow: []string{"10.0.0.0/8"}, Deny: []string{"10.9.9.9"}, AllowPorts: []string{"443", "5432-5433"},
+		}},
+		DNS: &policy.DNSSection{Effect: ref(policy.Prevent), Allow: []string{"*.example.com", "*.amazonaws.com"}},
+	}
+	if diff := cmp.Diff(want1, p.Rules[1]); diff != "" {
+		t.Error(diff)
+	}
+	roundTrip(t, p)
+}
+
+func encode(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// roundTrip exports a policy and imports it again.
+func roundTrip(t *testing.T, p *policy.Policy) {
+	t.Helper()
+	out, err := Export(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, notes, err := Import(encode(t, out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(p, again); diff != "" {
+		t.Error(diff)
+	}
+	for _, n := range notes {
+		if !strings.Contains(n.Msg, "block") {
+			t.Errorf("note: %s", n)
+		}
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	for _, name := range []string{"minimal", "full"} {
+		if p, _, err := Import(read(t, "runtime-policy-app-embedded-"+name+".json")); err == nil {
+			roundTrip(t, p)
+		}
+	}
+	roundTrip(t, &policy.Policy{Version: 1, Rules: []policy.Rule{
+		{Name: "empty"},
+		{
+			Name: "all", Disabled: true,
+			Scope:     policy.Scope{Images: []string{"nginx*", "-nginx:1"}, Containers: []string{"a", "b"}, AppIDs: []string{"-x"}},
+			Processes: &policy.ProcessesSection{Effect: ref(policy.Block), Allow: []string{"/usr/bin/*"}, Deny: []string{"nc"}},
+			Network: &policy.NetworkSection{Effect: ref(policy.Disable), Outbound: policy.OutboundSection{
+				Allow: []string{"2001:db8::/32"}, Deny: []string{"169.254.169.254"}, AllowPorts: []string{"1-65535"}, DenyPorts: []string{"25"},
+			}},
+			DNS: &policy.DNSSection{Effect: ref(policy.Prevent), Allow: []string{"*"}, Deny: []string{"evil.test", "*.evil.test"}},
+		},
+	}})
+}
+
+func TestExport(t *testing.T) {
+	out, err := Export(&policy.Policy{Version: 1, Rules: []policy.Rule{
+		{Name: "a", DNS: &policy.DNSSection{Effect: ref(policy.Alert), Deny: []string{".x.test", "**.y.test", "z.test"}}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.Rules[0].DNS.Blacklist, []string{"x.test", "*.x.test", "y.test", "*.y.test", "z.test"}; !slices.Equal(got, want) {
+		t.Errorf("blacklist %q", got)
+	}
+	if c := out.Rules[0].Collections[0]; c.Name != "All" || !slices.Equal(c.Images, []string{"*"}) {
+		t.Errorf("collection %+v", c)
+	}
+	_, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", OnUnknown: ref(policy.Alert)}}})
+	if err == nil || err.Error() != "rules[0].onUnknown: has no counterpart" {
+		t.Errorf("onUnknown: %v", err)
+	}
+}
+
+// A rule with a line of JSON put in.
+func TestFaults(t *testing.T) {
+	const all = `"collections":[{"name":"All"}]`
+	for _, tt := range []struct{ in, want string }{
+		{`x`, `this is no JSON: invalid character 'x' looking for beginning of value`},
+		{`{"rules":[]} {}`, `this is no JSON: invalid character '{' after top-level value`},
+		{`[]`, `a value of type array does not belong here`},
+		{`{"rules":{}}`, `rules: a value of type object does not belong here`},
+		{`{"rulez":[]}`, `rulez: unknown key`},
+		{`{"rules":[],"rules":[]}`, `rules: stands here twice`},
+		{`{"rules":[{"Name":"a"}]}`, `rules[0].Name: unknown key`},
+		{`{"rules":[{"name":"a",` + all + `,"dns":{"effect":"alert","allowedList":[]}}]}`, `rules[0].dns.allowedList: unknown key`},
+		{`{"rules":[{"name":"a",` + all + `,"dns":{"effect":"alert","whitelist":"x"}}]}`, `rules.dns.whitelist: a value of type string does not belong here`},
+		{`{"rules":[{"name":"a"}]}`, `rules[0].collections: missing; without a collection the rule means nothing`},
+		{`{"rules":[{"name":"a",` + all + `,"dns":{}}]}`, `rules[0].dns.effect: missing; one of disable, alert, prevent, block`},
+		{`{"rules":[{"name":"a",` + all + `,"dns":{"effect":"prevnt"}}]}`, `rules[0].dns.effect: "prevnt" is not an effect; one of disable, alert, prevent, block`},
+		{`{"rules":[{` + all + `}]}`, `rules[0].name: missing`},
+		{`{"rules":[{"name":"a",` + all + `},{"name":"a",` + all + `}]}`, `rules[1].name: "a" is already the name of rules[0]`},
+		{`{"rules":[{"name":"a",` + all + `,"dns":{"effect":"alert","blacklist":["*x.test"]}}]}`,
+			`rules[0].dns.blacklist[0]: "*x.test": a "*" stands alone or as the whole first label ("*.example.com", "**.example.com")`},
+		{`{"rules":[{"name":"a",` + all + `,"network":{"effect":"alert","blacklistIPs":["10.0.0.300"]}}]}`,
+			`rules[0].network.blacklistIPs[0]: "10.0.0.300" is neither an address nor a prefix such as 10.0.0.0/8`},
+		{`{"rules":[{"name":"a",` + all + `,"network":{"effect":"alert","whitelistOutboundPorts":[{"start":5,"end":4},{"start":1,"end":2,"deny":true}]}}]}`,
+			"rules[0].network.whitelistOutboundPorts[0]: 5 to 4 is no range of ports\nrules[0].network.whitelistOutboundPorts[1].deny: true on a list of what is allowed"},
+		{`{"rules":[{"name":"a","collections":[{"name":"prod"}]}]}`,
+			`rules[0].collections[0]: what is in the collection "prod" is not known here; write its appIDs, images and containers`},
+		{`{"rules":[{"name":"a","collections":[{"name":"x","appIDs":["a"],"clusters":["c"]}]}]}`,
+			`rules[0].collections[0].clusters: not supported; a scope here is appIDs, images and containers`},
+		{`{"rules":[{"name":"a",` + all + `,"wildFireAnalysis":"alert","filesystem":{"effect":"prevent","whitelist":["/tmp"]}}]}`,
+			"rules[0].wildFireAnalysis: not supported by this version; switch it off to import the rest\n" +
+				"rules[0].filesystem.whitelist: not supported by this version; switch it off to import the rest"},
+	} {
+		p, _, err := Import([]byte(tt.in))
+		if p != nil || err == nil || err.Error() != tt.want {
+			t.Errorf("%s\n got %v\nwant %v", tt.in, err, tt.want)
+		}
+	}
+	// Of one rule, paths begin in the rule.
+	if _, _, err := ImportRule([]byte(`{"name":"","collections":[{"name":"All"}],"dns":{"effect":"alert","whitelist":["a b"]}}`)); err == nil ||
+		!strings.HasPrefix(err.Error(), "name: missing\ndns.whitelist[0]: ") {
+		t.Errorf("one rule: %v", err)
+	}
+}
+
+func TestNotes(t *testing.T) {
+	_, notes, err := Import([]byte(`{"rules":[{"name":"a","notes":"why","collections":[{"name":"All"}],
+		"processes":{"effect":"disable","checkCryptoMiners":true},
+		"network":{"effect":"block","whitelistIPs":["10.1.2.3/8"]},
+		"dns":{"effect":"alert","whitelist":["*.s3.*.example.com","*.*.b.a"]},
+		"filesystem":{"effect":"disable","skipEncryptedBinaries":true}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		`rules[0].notes: left out`,
+		`rules[0].processes.checkCryptoMiners: left out: not supported by this version, and the section is disabled`,
+		`rules[0].network.effect: block ends the whole application here`,
+		`rules[0].network.whitelistIPs[0]: "10.1.2.3/8" is read as 10.0.0.0/8`,
+		`rules[0].dns.whitelist[0]: "*.s3.*.example.com" is read as "*.example.com": of several stars the last counts`,
+		`rules[0].dns.whitelist[1]: "*.*.b.a" is read as "*.b.a": of several stars the last counts`,
+		`rules[0].filesystem: left out: files are not watched by this version`,
+	}
+	var got []string
+	for _, n := range notes {
+		got = append(got, n.String())
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCollections(t *testing.T) {
+	type cs = []Collection
+	for _, tt := range []struct {
+		name string
+		in   cs
+		want policy.Scope
+		ok   bool
+	}{
+		{"everything", cs{{Name: "All"}}, policy.Scope{}, true},
+		{"stars", cs{{Name: "x", AppIDs: []string{"*"}, Images: []string{"*"}}}, policy.Scope{}, true},
+		{"two of one field", cs{{Containers: []string{"a"}}, {Containers: []string{"b", "c"}}}, policy.Scope{Containers: []string{"a", "b", "c"}}, true},
+		{"one inside another", cs{{AppIDs: []string{"a"}, Images: []string{"i"}}, {AppIDs: []string{"a"}}}, policy.Scope{AppIDs: []string{"a"}}, true},
+		{"one and everything", cs{{AppIDs: []string{"a"}}, {Name: "All"}}, policy.Scope{}, true},
+		{"two fields", cs{{AppIDs: []string{"a"}}, {Images: []string{"b"}}}, policy.Scope{}, false},
+		{"an exclusion", cs{{AppIDs: []string{"*", "-a"}}, {AppIDs: []string{"a"}}}, policy.Scope{}, false},
+	} {
+		var c importer
+		got := c.scope(tt.in, "collections")
+		if ok := len(c.faults) == 0; ok != tt.ok || ok && !cmp.Equal(got, tt.want) {
+			t.Errorf("%s: %+v, %v", tt.name, got, c.faults)
+		}
+	}
+}
+
+func FuzzImport(f *testing.F) {
+	for _, name := range []string{"minimal", "post-rule", "full"} {
+		b, err := os.ReadFile("testdata/runtime-policy-app-embedded-" + name + ".json")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, _, err := Import(data)
+		if err != nil {
+			if p != nil || err.Error() == "" {
+				t.Errorf("%v, %q", p, err)
+			}
+			return
+		}
+		if faults := p.Validate(); len(faults) > 0 {
+			t.Errorf("not valid: %v", faults)
+		}
+		// What imports, exports, and that imports again.
+		out, err := Export(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Import(encode(t, out)); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,305 @@
+package compat
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"appdefender/policy"
+)
+
+// Import converts a policy. The error is an [Errors] that lists every fault;
+// the notes say what was left out because no Defender would act on it, or
+// means a little less here.
+func Import(data []byte) (*policy.Policy, []Fault, error) {
+	var p Policy
+	var c importer
+	decode(data, &p, &c.faults)
+	if len(c.faults) > 0 {
+		return nil, nil, c.faults
+	}
+	out := &policy.Policy{Version: 1, Rules: []policy.Rule{}}
+	for i := range p.Rules {
+		out.Rules = append(out.Rules, c.rule(&p.Rules[i], fmt.Sprintf("rules[%d].", i)))
+	}
+	c.validate(out, "")
+	if len(c.faults) > 0 {
+		return nil, nil, c.faults
+	}
+	return out, c.notes, nil
+}
+
+// ImportRule converts one rule, as Import does; paths begin in the rule.
+func ImportRule(data []byte) (policy.Rule, []Fault, error) {
+	var r Rule
+	var c importer
+	decode(data, &r, &c.faults)
+	if len(c.faults) > 0 {
+		return policy.Rule{}, nil, c.faults
+	}
+	out := c.rule(&r, "")
+	c.validate(&policy.Policy{Version: 1, Rules: []policy.Rule{out}}, "rules[0].")
+	if len(c.faults) > 0 {
+		return policy.Rule{}, nil, c.faults
+	}
+	return out, c.notes, nil
+}
+
+// importer collects faults and notes.
+type importer struct {
+	faults Errors
+	notes  Errors
+}
+
+// validate adds the native policy's faults by their names there, which differ
+// only at the last step, without the prefix cut.
+func (c *importer) validate(p *policy.Policy, cut string) {
+	for _, f := range p.Validate() {
+		path := strings.TrimPrefix(f.Path, cut)
+		for _, r := range [][2]string{
+			{"scope.", "collections[0]."},
+			{"network.outbound.allowPorts", "network.whitelistOutboundPorts"}, {"network.outbound.denyPorts", "network.blacklistOutboundPorts"},
+			{"network.outbound.allow", "network.whitelistIPs"}, {"network.outbound.deny", "network.blacklistIPs"},
+			{".allow", ".whitelist"}, {".deny", ".blacklist"},
+		} {
+			if strings.Contains(path, r[0]) {
+				path = strings.Replace(path, r[0], r[1], 1)
+				break
+			}
+		}
+		if !slices.ContainsFunc(c.faults, func(known Fault) bool { return known.Path == path }) {
+			c.faults.add(path, "%s", f.Msg)
+		}
+	}
+}
+
+// unsupported reports a switch that is on: a fault if the section works, a
+// note if its effect is disable.
+func (c *importer) unsupported(on bool, path, effect string) {
+	switch {
+	case !on:
+	case effect == "disable":
+		c.notes.add(path, "left out: not supported by this version, and the section is disabled")
+	default:
+		c.faults.add(path, "not supported by this version; switch it off to import the rest")
+	}
+}
+
+func (c *importer) rule(r *Rule, at string) policy.Rule {
+	out := policy.Rule{Name: r.Name, Disabled: r.Disabled, Scope: c.scope(r.Collections, at+"collections")}
+	if r.Notes != "" {
+		c.notes.add(at+"notes", "left out")
+	}
+	c.unsupported(r.AdvancedProtection, at+"advancedProtection", "")
+	c.unsupported(r.WildFireAnalysis != "" && r.WildFireAnalysis != "disable", at+"wildFireAnalysis", "")
+	for i, cr := range r.CustomRules {
+		c.unsupported(true, fmt.Sprintf("%scustomRules[%d]", at, i), cr.Effect)
+	}
+	if s := r.Processes; s != nil {
+		at := at + "processes."
+		out.Processes = &policy.ProcessesSection{Effect: c.effect(s.Effect, at+"effect"), Allow: list(s.Whitelist), Deny: list(s.Blacklist)}
+		c.unsupported(s.CheckCryptoMiners, at+"checkCryptoMiners", s.Effect)
+		c.unsupported(s.CheckLateralMovement, at+"checkLateralMovement", s.Effect)
+		c.unsupported(s.CheckNewBinaries, at+"checkNewBinaries", s.Effect)
+		c.unsupported(s.BlockAllBinaries, at+"blockAllBinaries", s.Effect)
+		if !s.SkipModified && s.Effect != "disable" {
+			c.notes.add(at+"skipModified", "modified programs are not detected by this version")
+		}
+	}
+	if s := r.Network; s != nil {
+		at := at + "network."
+		out.Network = &policy.NetworkSection{Effect: c.effect(s.Effect, at+"effect"), Outbound: policy.OutboundSection{
+			Allow:      c.addresses(s.WhitelistIPs, at+"whitelistIPs"),
+			Deny:       c.addresses(s.BlacklistIPs, at+"blacklistIPs"),
+			AllowPorts: c.ports(s.WhitelistOutboundPorts, at+"whitelistOutboundPorts", false),
+			DenyPorts:  c.ports(s.BlacklistOutboundPorts, at+"blacklistOutboundPorts", true),
+		}}
+		c.unsupported(len(s.WhitelistListeningPorts) > 0, at+"whitelistListeningPorts", s.Effect)
+		c.unsupported(len(s.BlacklistListeningPorts) > 0, at+"blacklistListeningPorts", s.Effect)
+	}
+	if s := r.DNS; s != nil {
+		at := at + "dns."
+		out.DNS = &policy.DNSSection{
+			Effect: c.effect(s.Effect, at+"effect"),
+			Allow:  c.domains(s.Whitelist, at+"whitelist"),
+			Deny:   c.domains(s.Blacklist, at+"blacklist"),
+		}
+	}
+	if s := r.Filesystem; s != nil {
+		at := at + "filesystem."
+		c.effect(s.Effect, at+"effect") // there is nothing to put it in yet
+		c.unsupported(len(s.Whitelist) > 0, at+"whitelist", s.Effect)
+		c.unsupported(len(s.Blacklist) > 0, at+"blacklist", s.Effect)
+		c.unsupported(s.CheckNewFiles, at+"checkNewFiles", s.Effect)
+		c.unsupported(s.BackdoorFiles, at+"backdoorFiles", s.Effect)
+		c.unsupported(s.SuspiciousELFHeaders, at+"suspiciousELFHeaders", s.Effect)
+		if !s.SkipEncryptedBinaries && s.Effect != "disable" {
+			c.notes.add(at+"skipEncryptedBinaries", "encrypted programs are not detected by this version")
+		}
+		c.notes.add(strings.TrimSuffix(at, "."), "left out: files are not watched by this version")
+	}
+	return out
+}
+
+// list is nil for an empty list, so that absent and empty are the same.
+func list(entries []string) []string {
+	if len(entries) == 0 {
+		return nil
+	}
+	return entries
+}
+
+func (c *importer) effect(word, path string) *policy.Effect {
+	var e policy.Effect
+	if word == "" {
+		c.faults.add(path, "missing; one of disable, alert, prevent, block")
+		return nil
+	}
+	if err := e.UnmarshalText([]byte(word)); err != nil {
+		c.faults.add(path, "%v", err)
+		return nil
+	}
+	if e == policy.Block {
+		c.notes.add(path, "block ends the whole application here")
+	}
+	return &e
+}
+
+// addresses reads addresses and prefixes. A prefix with host bits set, which
+// is a fault in native policies, is taken for the whole network.
+func (c *importer) addresses(entries []string, path string) []string {
+	out := slices.Clone(list(entries))
+	for i, s := range out {
+		if p, err := netip.ParsePrefix(s); err == nil && p != p.Masked() {
+			out[i] = p.Masked().String()
+			c.notes.add(fmt.Sprintf("%s[%d]", path, i), "%q is read as %s", s, out[i])
+		}
+	}
+	return out
+}
+
+func (c *importer) ports(ranges []PortRange, path string, deny bool) []string {
+	var out []string
+	for i, r := range ranges {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if r.Deny && !deny {
+			c.faults.add(at+".deny", "true on a list of what is allowed")
+		}
+		if r.Start < 1 || r.End > 65535 || r.Start > r.End {
+			c.faults.add(at, "%d to %d is no range of ports", r.Start, r.End)
+			continue
+		}
+		s := strconv.Itoa(r.Start)
+		if r.Start != r.End {
+			s += "-" + strconv.Itoa(r.End)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// domains reads patterns of names. Of several stars only the right-most counts
+// there: "*.s3.*.example.com" means "*.example.com".
+func (c *importer) domains(entries []string, path string) []string {
+	out := slices.Clone(list(entries))
+	for i, s := range out {
+		star := strings.LastIndexByte(s, '*')
+		if star <= 0 || s[star-1] != '.' || !strings.HasPrefix(s[star:], "*.") || strings.HasPrefix(s, "**.") && star == 1 {
+			continue
+		}
+		out[i] = s[star:]
+		c.notes.add(fmt.Sprintf("%s[%d]", path, i), "%q is read as %q: of several stars the last counts", s, out[i])
+	}
+	return out
+}
+
+// everything is the name of the collection that has no bounds.
+const everything = "All"
+
+// scope joins collections to one scope. A workload in any of them is meant,
+// but in a scope all fields must match: so they may differ in one field only.
+func (c *importer) scope(collections []Collection, path string) policy.Scope {
+	var scopes []policy.Scope
+	for i := range collections {
+		col, at := &collections[i], fmt.Sprintf("%s[%d]", path, i)
+		for _, f := range []struct {
+			key    string
+			values []string
+		}{
+			{"accountIDs", col.AccountIDs}, {"clusters", col.Clusters}, {"codeRepos", col.CodeRepos}, {"functions", col.Functions},
+			{"hosts", col.Hosts}, {"labels", col.Labels}, {"namespaces", col.Namespaces},
+		} {
+			if bounded(f.values) != nil {
+				c.faults.add(at+"."+f.key, "not supported; a scope here is appIDs, images and containers")
+			}
+		}
+		if col.AppIDs == nil && col.Images == nil && col.Containers == nil && col.Name != everything {
+			c.faults.add(at, "what is in the collection %q is not known here; write its appIDs, images and containers", col.Name)
+			continue
+		}
+		scopes = append(scopes, policy.Scope{Images: bounded(col.Images), Containers: bounded(col.Containers), AppIDs: bounded(col.AppIDs)})
+	}
+	if len(scopes) == 0 {
+		if len(collections) == 0 {
+			c.faults.add(path, "missing; without a collection the rule means nothing")
+		}
+		return policy.Scope{}
+	}
+	union := scopes[0]
+	for i, s := range scopes[1:] {
+		joined, ok := join(union, s)
+		if !ok {
+			c.faults.add(fmt.Sprintf("%s[%d]", path, i+1), "collections that differ in more than one field, or that exclude, cannot be one scope; make a rule for each")
+			break
+		}
+		union = joined
+	}
+	return union
+}
+
+// bounded returns the patterns of a field, nil if they mean everything.
+func bounded(values []string) []string {
+	if len(values) == 0 || len(values) == 1 && values[0] == "*" {
+		return nil
+	}
+	return values
+}
+
+// join returns the scope of what is in a or b, if there is one.
+func join(a, b policy.Scope) (policy.Scope, bool) {
+	if covers(a, b) {
+		return a, true
+	}
+	if covers(b, a) {
+		return b, true
+	}
+	differ := 0
+	out := a
+	for _, f := range []struct {
+		a, b []string
+		out  *[]string
+	}{{a.Images, b.Images, &out.Images}, {a.Containers, b.Containers, &out.Containers}, {a.AppIDs, b.AppIDs, &out.AppIDs}} {
+		if slices.Equal(f.a, f.b) {
+			continue
+		}
+		differ++
+		if excludes(f.a) || excludes(f.b) {
+			return policy.Scope{}, false // an exclusion would hold for both
+		}
+		*f.out = append(slices.Clone(f.a), f.b...)
+	}
+	return out, differ <= 1
+}
+
+// covers reports whether a has at most the bounds of b.
+func covers(a, b policy.Scope) bool {
+	return (a.Images == nil || slices.Equal(a.Images, b.Images)) &&
+		(a.Containers == nil || slices.Equal(a.Containers, b.Containers)) &&
+		(a.AppIDs == nil || slices.Equal(a.AppIDs, b.AppIDs))
+}
+
+func excludes(patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return strings.HasPrefix(p, "-") })
+}
