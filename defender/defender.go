@@ -207,9 +207,8 @@ func (d *Defender) summarize() {
 
 // prepareFilter builds the filter and finds out what supervision can do here.
 func (d *Defender) prepareFilter() error {
-	guardian, _ := early.Guarded()
 	prog, err := supervisor.BuildFilter(supervisor.Self{
-		Supervisor: os.Getpid(), Guardian: guardian, Groups: supervisor.OurGroups(),
+		Supervisor: os.Getpid(), Family: early.Family(), Groups: supervisor.OurGroups(),
 	})
 	if err == nil {
 		err = early.SetFilter(prog)

@@ -90,7 +90,7 @@ func (fs procfs) health(pid int, open bool) (string, error) {
 
 // supervisorOf picks the supervisor. Guardian and supervisor, and until the
 // target has started its first process too, are of one command line; the
-// supervisor is the topmost that is not the guardian.
+// supervisor is the topmost that is neither guardian nor watcher.
 func supervisorOf(all map[int]process, pid int) (process, error) {
 	if pid != 0 {
 		p, ok := all[pid]
@@ -127,11 +127,14 @@ func supervisorOf(all map[int]process, pid int) (process, error) {
 	return process{}, fmt.Errorf("processes %d are defenders; say which with --pid", pids)
 }
 
-// guardian is how the guardian calls itself.
-const guardian = "defender-guard"
+// How guardian and watcher call themselves.
+const (
+	guardian = "defender-guard"
+	watcher  = "defender-watch"
+)
 
 func (p process) defender() bool {
-	return p.comm != guardian && len(p.argv) > 2 && p.argv[1] == "run" && filepath.Base(p.argv[0]) == installedProgram
+	return p.comm != guardian && p.comm != watcher && len(p.argv) > 2 && p.argv[1] == "run" && filepath.Base(p.argv[0]) == installedProgram
 }
 
 func (fs procfs) processes() (map[int]process, error) {

@@ -11,8 +11,9 @@ import (
 
 // Self is what the filter must keep the target from touching.
 type Self struct {
-	Supervisor, Guardian int   // process ids; Guardian is 0 if there is none
-	Groups               []int // our process groups
+	Supervisor int
+	Family     []int // guardian and watcher, if there are any
+	Groups     []int // our process groups
 }
 
 // low is the part of a register that the kernel takes for an int: comparing
@@ -66,10 +67,7 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 	if self.Supervisor == 1 {
 		return
 	}
-	for _, pid := range []int{self.Supervisor, self.Guardian} {
-		if pid == 0 {
-			continue
-		}
+	for _, pid := range append([]int{self.Supervisor}, self.Family...) {
 		for _, name := range []string{"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill",
 			"pidfd_open", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} {
 			b.add(seccomp.ActNotify, name, isInt(0, pid))

@@ -84,7 +84,7 @@ func neg(n int) uint64 { return uint64(uint32(-n)) }
 
 func TestFilter(t *testing.T) {
 	const supervisor, guardian, group = 4001, 4000, 4000
-	prog, err := BuildFilter(Self{Supervisor: supervisor, Guardian: guardian, Groups: []int{group, supervisor}})
+	prog, err := BuildFilter(Self{Supervisor: supervisor, Family: []int{guardian}, Groups: []int{group, supervisor}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestFilter(t *testing.T) {
 // without a supervisor could not even end itself, and calls that are made all
 // the time would be slow.
 func TestFilterLeavesAlone(t *testing.T) {
-	prog, err := BuildFilter(Self{Supervisor: 4001, Guardian: 4000, Groups: []int{4000}})
+	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestFilterLeavesAlone(t *testing.T) {
 
 // TestFilterOtherTables asks about the other call tables of the processor.
 func TestFilterOtherTables(t *testing.T) {
-	prog, err := BuildFilter(Self{Supervisor: 4001, Guardian: 4000, Groups: []int{4000}})
+	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,13 +37,14 @@ func (s *Supervisor) protectSelf(c *Call) {
 	_ = c.proceed()
 }
 
-// OurGroups returns the process groups of supervisor and guardian.
-func OurGroups() []int { return []int{unix.Getpgrp(), early.Group()} }
+// OurGroups returns our process groups: the supervisor's, the guardian's and
+// the watcher's, which leads its own.
+func OurGroups() []int { return append([]int{unix.Getpgrp(), early.Group()}, early.Family()...) }
 
-// isOurs reports whether a number is one of our threads or the guardian, or a
+// isOurs reports whether a number is one of our threads or family, or a
 // set of processes with us in it.
 func isOurs(tid int) bool {
-	if guardian, ok := early.Guarded(); ok && tid == guardian || tid == -1 || slices.Contains(OurGroups(), -tid) {
+	if tid == -1 || slices.Contains(early.Family(), tid) || slices.Contains(OurGroups(), -tid) {
 		return true
 	}
 	if tid <= 0 {

@@ -4,14 +4,15 @@
 // milliseconds; and what was forked before Go has changed nothing: signals,
 // limits and descriptors are those we were started with.
 //
-//	guardian ── supervisor (the Go program) ──┬─ stage, becomes the target
-//	                                          └─ probe, for the self-test
+//	guardian ──┬─ supervisor (the Go program) ──┬─ stage, becomes the target
+//	           └─ watcher                       └─ probe, for the self-test
 //
 // The guardian is the process that was started. It passes signals and the
 // exit status on, and is the subreaper above everything, so that when the
 // supervisor dies it can end every process of the target ("closed") or answer
-// every call ("open"). As process 1 there is none: the kernel ends a container
-// with its first process.
+// every call ("open"). The watcher does what it can if both were killed
+// together. As process 1 there is neither: the kernel ends a container with
+// its first process.
 //
 // Stage and probe share the supervisor's descriptor table until they have
 // installed their filter: its listener appears in the supervisor without
@@ -48,6 +49,19 @@ func Guarded() (pid int, ok bool) {
 		return 0, false
 	}
 	return int(C.early_page.guardian), true
+}
+
+// Family returns the process ids of guardian and watcher, none as process 1.
+func Family() []int {
+	var pids []int
+	if C.early_page != nil {
+		for _, pid := range []C.int32_t{C.early_page.guardian, C.early_page.watcher} {
+			if pid > 0 {
+				pids = append(pids, int(pid))
+			}
+		}
+	}
+	return pids
 }
 
 // WipeEnvironment overwrites the values of our own variables in the
@@ -252,14 +266,17 @@ func Slot(n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(&C.early_page.slots[n])), C.EARLY_SLOT_SIZE)
 }
 
-// ShareListener gives the guardian, if there is one, the listener it needs to
-// let calls pass after our death.
+// ShareListener gives guardian and watcher, if there are any, the listener
+// they need to answer calls after our death.
 func ShareListener(fd int) error {
-	if C.early_page.guardian_sock < 0 {
-		return nil
+	var errs []error
+	for _, sock := range []C.int32_t{C.early_page.guardian_sock, C.early_page.watcher_sock} {
+		if sock >= 0 {
+			err := unix.Sendmsg(int(sock), []byte{0}, unix.UnixRights(fd), nil, 0)
+			errs = append(errs, os.NewSyscallError("sendmsg", err))
+		}
 	}
-	err := unix.Sendmsg(int(C.early_page.guardian_sock), []byte{0}, unix.UnixRights(fd), nil, 0)
-	return os.NewSyscallError("sendmsg", err)
+	return errors.Join(errs...)
 }
 
 // Finish tells the guardian that our coming exit is in order.

@@ -39,6 +39,8 @@ struct early_child {
 struct early {
 	int32_t guardian;      // pid, 0 if there is none
 	int32_t guardian_sock; // the supervisor's end of the line to the guardian
+	int32_t watcher;       // pid, 0 if there is none
+	int32_t watcher_sock;  // the supervisor's end of the line to the watcher
 	int32_t supervisor;
 	int32_t group; // the process group we were started in
 	uint32_t closed_stdio; // bit n: descriptor n was closed when we were started

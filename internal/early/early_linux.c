@@ -363,6 +363,76 @@ static int receive_listener(int sock)
 	return fd;
 }
 
+static int pidfd_open(pid_t pid)
+{
+	return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+// Blocks every signal that can be: the C library keeps 32 and 33 to itself,
+// and would die of them.
+static void block_signals(void)
+{
+	uint64_t every = ~0ULL;
+
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &every, NULL, sizeof every);
+}
+
+// The watcher acts only if supervisor and guardian were killed together: then
+// nobody is left who owns the target's processes or answers their calls. It
+// is in a session of its own, so that no signal to a group meets it with them.
+static void watch(pid_t guardian, int sock)
+{
+	struct pollfd dead[2] = {{pidfd_open(guardian), POLLIN, 0}, {-1, POLLIN, 0}};
+	struct pollfd call = {-1, POLLIN, 0};
+	uint8_t buffer[EARLY_SLOT_SIZE];
+	int i, open;
+
+	setsid();
+	block_signals();
+	early_wipe_environment();
+	prctl(PR_SET_NAME, "defender-watch", 0, 0, 0);
+	while (!early_page->supervisor && poll(dead, 1, 1) == 0)
+		;
+	if (early_page->supervisor)
+		dead[1].fd = pidfd_open(early_page->supervisor);
+	for (i = 0; i < 3; i++)
+		close(i);
+	for (i = 0; i < 2; i++)
+		while (dead[i].fd >= 0 && poll(&dead[i], 1, -1) < 0)
+			;
+	if (early_page->finished || !early_page->started || early_page->took_over)
+		_exit(0);
+
+	open = early_page->on_failure_open;
+	call.fd = receive_listener(sock);
+	if (!open)
+		kill(-early_page->target, SIGKILL);
+	for (i = 0; i < EARLY_SLOTS; i++) {
+		struct seccomp_notif *n = (struct seccomp_notif *)early_page->slots[i];
+
+		if (!n->id)
+			continue;
+		if (open)
+			let_continue(call.fd, n->id, (struct early_result *)(early_page->slots[i] + EARLY_RESULT_AT));
+		else if (n->pid > 1)
+			kill((pid_t)n->pid, SIGKILL);
+	}
+	// What left the group of the target's first process betrays itself with
+	// its next call. The listener hangs up when no process has the filter.
+	while (call.fd >= 0 && (poll(&call, 1, -1) < 0 || !(call.revents & POLLHUP))) {
+		struct seccomp_notif *n = (struct seccomp_notif *)buffer;
+
+		memset(buffer, 0, sizeof buffer);
+		if (!(call.revents & POLLIN) || ioctl(call.fd, SECCOMP_IOCTL_NOTIF_RECV, n) != 0)
+			continue;
+		if (open)
+			let_continue(call.fd, n->id, NULL);
+		else if (n->pid > 1)
+			kill((pid_t)n->pid, SIGKILL);
+	}
+	_exit(0);
+}
+
 // The guardian is the process that was started: the supervisor is its child,
 // the target its grandchild. It passes signals on, returns the exit status,
 // and acts when the supervisor dies without having said goodbye.
@@ -372,11 +442,9 @@ static void guard(pid_t supervisor, int sock)
 	siginfo_t info;
 	int sig, status, listener = -1, null;
 
-	uint64_t every = ~0ULL;
 
 	sigfillset(&all);
-	// The C library keeps 32 and 33 to itself, and would die of them.
-	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &every, NULL, sizeof every);
+	block_signals();
 	signal(SIGCHLD, SIG_DFL); // an inherited SIG_IGN would reap behind our back
 	early_wipe_environment(); // the supervisor has a copy
 	prctl(PR_SET_NAME, "defender-guard", 0, 0, 0);
@@ -420,11 +488,29 @@ static void guard(pid_t supervisor, int sock)
 	_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : 70);
 }
 
+// Opens a socket pair, not in the place of a descriptor that we were started
+// without.
+static int open_line(int line[2])
+{
+	int i, above;
+
+	if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, line) != 0)
+		return -1;
+	for (i = 0; i < 2; i++) {
+		above = fcntl(line[i], F_DUPFD_CLOEXEC, 3);
+		if (above >= 0) {
+			close(line[i]);
+			line[i] = above;
+		}
+	}
+	return 0;
+}
+
 // Start-up of every program that links this package; it acts only on "run".
 __attribute__((constructor)) static void early(int argc, char **argv, char **envp)
 {
 	sigset_t all, before;
-	int i, line[2] = {-1, -1};
+	int i, line[2] = {-1, -1}, watching[2] = {-1, -1};
 	pid_t pid, self;
 
 	if (argc < 2 || strcmp(argv[1], "run") != 0)
@@ -443,19 +529,19 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 	// every process without CAP_SYS_PTRACE, also to one of our own user.
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-	early_page->guardian_sock = -1;
+	early_page->guardian_sock = early_page->watcher_sock = -1;
 	early_page->group = getpgrp();
 
 	// As the first process of a container, our death is the container's.
-	if (getpid() != 1 && socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, line) == 0) {
-		for (i = 0; i < 2; i++) {
-			// Not in the place of a descriptor that we were started without.
-			int above = fcntl(line[i], F_DUPFD_CLOEXEC, 3);
-
-			if (above >= 0) {
-				close(line[i]);
-				line[i] = above;
-			}
+	if (getpid() != 1 && open_line(line) == 0) {
+		if (open_line(watching) == 0) {
+			self = getpid();
+			pid = fork();
+			if (pid == 0)
+				watch(self, watching[1]); // does not return
+			early_page->watcher = pid > 0 ? pid : 0;
+			early_page->watcher_sock = watching[0];
+			close(watching[1]);
 		}
 		sigfillset(&all);
 		sigprocmask(SIG_BLOCK, &all, &before);
