@@ -14,7 +14,8 @@ export CGO_ENABLED := 1
 BUILD_PACKAGES := ca-certificates gcc libc6-dev pkg-config libseccomp-dev
 DEMO_PACKAGES := wget
 TEST_PACKAGES := wget busybox-static bind9-dnsutils
-PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns musl-tools debootstrap
+PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns catatonit debootstrap \
+	qemu-system-x86 cpio xz-utils chromium
 
 .PHONY: help
 help: ## this list
@@ -42,12 +43,12 @@ test: build ## formatting, vet, lint, arrows and all tests of one machine
 		echo "not gofmt-clean:" $$unformatted >&2; exit 1; fi
 	go vet ./...
 	go run $(GOLANGCI) run ./...
-	go test -race -timeout 8m ./...
+	go test -race -timeout 20m ./...
 
 .PHONY: test-platforms
-test-platforms: build ## containers of several kinds (as root)
+test-platforms: build ## containers, other kernels and a browser (as root)
 	@scripts/packages $(PLATFORM_PACKAGES)
-	go test -tags platforms -timeout 15m ./internal/platforms/...
+	go test -tags platforms -timeout 30m ./internal/platforms/... ./inject ./console/web
 
 .PHONY: clean
 clean: ## remove what build made

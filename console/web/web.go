@@ -192,7 +192,7 @@ func (p *pages) errorPage(w http.ResponseWriter, r *http.Request, status int, ms
 	err := p.render(w, r, status, "error.html", view{Title: http.StatusText(status), Data: struct {
 		Status int
 		Msg    string
-	}{status, msg}})
+	}{status, sentence(msg)}})
 	if err != nil {
 		http.Error(w, msg, status)
 	}

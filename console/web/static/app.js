@@ -27,17 +27,14 @@ export function localize(root) {
         t.textContent = ago(d);
         t.title = `${day(d)} ${clock(d)}`;
         break;
-      case "event": {
+      default: { // "event" has the date below
         const date = document.createElement("span");
         date.className = "date";
         date.textContent = day(d);
-        t.replaceChildren(clock(d), date);
+        if (t.dataset.show === "event") t.replaceChildren(clock(d), date);
+        else t.replaceChildren(date, ` ${clock(d)}`);
         t.title = t.dateTime;
-        break;
       }
-      default:
-        t.textContent = `${day(d)} ${clock(d)}`;
-        t.title = t.dateTime;
     }
   }
   for (const zone of root.querySelectorAll("[data-zone]")) {
