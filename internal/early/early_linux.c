@@ -368,6 +368,14 @@ static int pidfd_open(pid_t pid)
 	return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+// Holds nothing open that the target may want to see closed.
+static void close_all_but(int fd)
+{
+	if (fd > 0)
+		syscall(SYS_close_range, 0, fd - 1, 0);
+	syscall(SYS_close_range, fd + 1, ~0U, 0);
+}
+
 // Blocks every signal that can be: the C library keeps 32 and 33 to itself,
 // and would die of them.
 static void block_signals(void)
@@ -382,11 +390,13 @@ static void block_signals(void)
 // is in a session of its own, so that no signal to a group meets it with them.
 static void watch(pid_t guardian, int sock)
 {
-	struct pollfd dead[2] = {{pidfd_open(guardian), POLLIN, 0}, {-1, POLLIN, 0}};
+	struct pollfd dead[2] = {{-1, POLLIN, 0}, {-1, POLLIN, 0}};
 	struct pollfd call = {-1, POLLIN, 0};
 	uint8_t buffer[EARLY_SLOT_SIZE];
 	int i, open;
 
+	close_all_but(sock);
+	dead[0].fd = pidfd_open(guardian);
 	setsid();
 	block_signals();
 	early_wipe_environment();
@@ -395,8 +405,6 @@ static void watch(pid_t guardian, int sock)
 		;
 	if (early_page->supervisor)
 		dead[1].fd = pidfd_open(early_page->supervisor);
-	for (i = 0; i < 3; i++)
-		close(i);
 	for (i = 0; i < 2; i++)
 		while (dead[i].fd >= 0 && poll(&dead[i], 1, -1) < 0)
 			;

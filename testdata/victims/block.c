@@ -9,6 +9,7 @@
 //	other     signals that another thread takes leave this one alone; the end
 //	          is again a signal of its own
 //	ignored   an ignored signal does not end it either
+//	many      a thousand of them, and the process can still start a program
 //	kill      SIGKILL ends the process though its connect blocks
 #include "victim.h"
 
@@ -68,6 +69,38 @@ static void *block(void *unused)
 	return NULL;
 }
 
+static void *block_quietly(void *unused)
+{
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	(void)unused;
+	connect(fd, (void *)&to, sizeof to);
+	return NULL;
+}
+
+static int many(int n)
+{
+	pthread_attr_t small;
+	pthread_t t;
+	pid_t pid;
+	int status = 1;
+
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, 65536);
+	for (int i = 0; i < n; i++)
+		if (pthread_create(&t, &small, block_quietly, NULL))
+			die("pthread_create");
+	sleep(1);
+	if ((pid = vfork()) == 0) {
+		execl("/bin/true", "true", NULL);
+		_exit(1);
+	}
+	waitpid(pid, &status, 0);
+	printf("exec: %s\n", status ? "no" : "ok");
+	fflush(stdout);
+	_exit(0);
+}
+
 int main(int argc, char **argv)
 {
 	const char *how = argv[argc > 1];
@@ -75,6 +108,8 @@ int main(int argc, char **argv)
 	pthread_t t, c;
 
 	to = full();
+	if (is(how, "many"))
+		return many(1100);
 	s = socket(AF_INET, SOCK_STREAM, 0);
 	connecting = pthread_self();
 	on(SIGUSR2, 0);

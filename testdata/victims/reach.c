@@ -2,7 +2,7 @@
 // "parent"), or to the parent's parent, the guardian ("grandparent").
 #include "victim.h"
 
-#include <linux/capability.h>
+#include <sys/mount.h>
 
 #ifndef SYS_pidfd_getfd
 #define SYS_pidfd_getfd 438
@@ -126,6 +126,21 @@ static long t_proc_tid_pidfd(int pid, int tid)
 	fd = open(name, O_RDONLY | O_DIRECTORY);
 	return fd < 0 ? -1 : syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
 }
+// Every signal that can be caught, to every thread, by every call. What is
+// passed on to us we ignore.
+static long t_signals(int pid, int tid)
+{
+	long r = -1;
+
+	for (int sig = 1; sig <= 64; sig++) {
+		if (sig == SIGKILL || sig == SIGSTOP)
+			continue;
+		r &= syscall(SYS_tkill, tid, sig);
+		r &= syscall(SYS_tgkill, pid, tid, sig);
+		r &= syscall(SYS_kill, tid, sig);
+	}
+	return r;
+}
 static long t_seize(int pid, int tid) { (void)pid; return ptrace(PTRACE_SEIZE, tid, NULL, NULL); }
 
 struct way {
@@ -148,8 +163,35 @@ static const struct way ways[] = {
 	{"threads-proc-pidfd", t_proc_pidfd},
 	{"threads-proc-tid-pidfd", t_proc_tid_pidfd},
 	{"threads-seize", t_seize},
+	{"threads-signals", t_signals},
 	{NULL, NULL},
 };
+
+// The kernel sends sig to pid, or to the group -pid, when the pipe can be read.
+static long fasync(int pid, int sig)
+{
+	int fds[2];
+
+	if (pipe(fds) < 0 || fcntl(fds[0], F_SETFL, O_ASYNC) < 0 || fcntl(fds[0], F_SETSIG, sig) < 0 || fcntl(fds[0], F_SETOWN, pid) < 0)
+		return -1;
+	return write(fds[1], "x", 1) < 0 ? -1 : 0;
+}
+
+// A directory of /proc under another name.
+static long bound(int pid)
+{
+	char dir[] = "/tmp/victim-proc-XXXXXX", name[64];
+	int fd;
+
+	if (!mkdtemp(dir))
+		die("mkdtemp");
+	if (unshare((geteuid() ? CLONE_NEWUSER : 0) | CLONE_NEWNS) < 0 || mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	    mount("/proc", dir, NULL, MS_BIND | MS_REC, NULL) < 0)
+		die("mount");
+	snprintf(name, sizeof name, "%s/%d", dir, pid);
+	fd = open(name, O_RDONLY | O_DIRECTORY);
+	return fd < 0 ? -1 : syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+}
 
 static long attack(int pid, const char *way)
 {
@@ -223,20 +265,22 @@ static long attack(int pid, const char *way)
 		errno = WEXITSTATUS(status);
 		return -1;
 	}
-	if (is(way, "fasync")) { // the kernel sends SIGIO's replacement to F_SETOWN
-		if (pipe(fds) < 0 || fcntl(fds[0], F_SETFL, O_ASYNC) < 0 || fcntl(fds[0], F_SETSIG, SIGKILL) < 0)
-			return -1;
-		if (fcntl(fds[0], F_SETOWN, pid) < 0)
-			return -1;
-		return write(fds[1], "x", 1) < 0 ? -1 : 0;
+	if (is(way, "fasync"))
+		return fasync(pid, SIGKILL);
+	if (is(way, "fasync-group"))
+		return fasync(-getpgid(pid), SIGKILL);
+	if (is(way, "fasync-signals")) { // one of them may have nobody who catches it
+		long r = -1;
+
+		for (int sig = 1; sig <= 64; sig++)
+			if (sig != SIGKILL && sig != SIGSTOP) {
+				r &= fasync(pid, sig);
+				r &= fasync(-getpgid(pid), sig);
+			}
+		return r;
 	}
-	if (is(way, "fasync-group")) {
-		if (pipe(fds) < 0 || fcntl(fds[0], F_SETFL, O_ASYNC) < 0 || fcntl(fds[0], F_SETSIG, SIGKILL) < 0)
-			return -1;
-		if (fcntl(fds[0], F_SETOWN, -getpgid(pid)) < 0)
-			return -1;
-		return write(fds[1], "x", 1) < 0 ? -1 : 0;
-	}
+	if (is(way, "bound-proc-pidfd"))
+		return bound(pid);
 	if (is(way, "fasync-thread")) {
 		struct f_owner_ex owner = {F_OWNER_TID, pid};
 
@@ -349,6 +393,9 @@ int main(int argc, char **argv)
 		pid = parent_of(pid);
 	if (pid <= 1 && !is(argv[1], "first"))
 		die("no such ancestor");
+	if (strstr(argv[2], "-signals"))
+		for (int sig = 1; sig <= 64; sig++)
+			signal(sig, SIG_IGN);
 	say(argv[2], attack(pid, argv[2]));
 	usleep(200000); // whatever it did shows now
 	puts("alive");
