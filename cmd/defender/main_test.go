@@ -254,8 +254,11 @@ func (r run) command(dir string, argv ...string) *exec.Cmd {
 // wait waits for the end and fails the test if it does not come.
 func (p *started) wait() result {
 	p.t.Helper()
-	ended := make(chan error, 1)
-	go func() { ended <- p.cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = p.cmd.Wait() // the status tells
+		close(ended)
+	}()
 	select {
 	case <-ended:
 	case <-time.After(hangAfter):

@@ -558,3 +558,6 @@ func TestPictures(t *testing.T) {
 	p.open(rulePath + "?name=sample")
 	p.shot("rule-narrow")
 }
+
+// breakLines ends all connections, also those that stream.
+func (b *bench) breakLines() { b.http.CloseClientConnections() }

@@ -36,9 +36,6 @@ type bench struct {
 	down atomic.Bool // for browsers
 }
 
-// breakLines ends all connections, also those that stream.
-func (b *bench) breakLines() { b.http.CloseClientConnections() }
-
 func newBench(t *testing.T, conf Config) *bench {
 	t.Helper()
 	st, err := store.Open(t.Context(), store.Config{Path: filepath.Join(t.TempDir(), "console.db")})

@@ -136,7 +136,7 @@ func initramfs(t *testing.T) string {
 	run(t, "", "cp", busybox, filepath.Join(dir, "bin/busybox"))
 	source := filepath.Join(t.TempDir(), "mkdir.c")
 	files := map[string]string{
-		source: "#include <sys/stat.h>\nint main(int c, char **v) { return mkdir(v[1], 0755) != 0; }\n",
+		source:                     "#include <sys/stat.h>\nint main(int c, char **v) { return mkdir(v[1], 0755) != 0; }\n",
 		filepath.Join(dir, "init"): initScript, filepath.Join(dir, "victim"): victim,
 		filepath.Join(dir, "policy.yaml"): strings.ReplaceAll(samplePolicy, "%[1]s", "prevent"),
 	}
