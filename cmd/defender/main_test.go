@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,6 +26,11 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
+	// Started in the background or under nohup we ignore these, and what we
+	// start would too: a shell cannot trap what it was started to ignore.
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, syscall.SIGHUP, syscall.SIGINT)
+	go func() { <-interrupted; os.Exit(1) }()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "defender-test-")
 		if err != nil {
