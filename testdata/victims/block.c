@@ -1,7 +1,7 @@
 // block HOW: a connect that would wait for minutes, and what ends it.
 //
 //	eintr     a handler without SA_RESTART: EINTR
-//	alarm     the same by alarm(2), in a process of one thread
+//	alarm     the same by a timer, in a process of one thread
 //	restart   a handler with SA_RESTART: the connect goes on, until a second
 //	          signal comes whose handler has no SA_RESTART
 //	sndtimeo  a connect with a time limit is never restarted: EINTR
@@ -50,13 +50,22 @@ static struct sockaddr_in full(void)
 	return a;
 }
 
-static void *one_then_two(void *unused)
+// One signal may come too early, or together with another whose handler
+// restarts: repeat it.
+static void end_it(int sig)
 {
-	(void)unused;
+	while (!done) {
+		pthread_kill(connecting, sig);
+		usleep(300000);
+	}
+}
+
+static void *one_then_end(void *last)
+{
 	usleep(300000);
 	pthread_kill(connecting, SIGUSR1);
 	usleep(300000);
-	pthread_kill(connecting, SIGUSR2);
+	end_it(*(int *)last);
 	return NULL;
 }
 
@@ -104,7 +113,9 @@ static int many(int n)
 int main(int argc, char **argv)
 {
 	const char *how = argv[argc > 1];
+	const struct itimerval each = {{1, 0}, {1, 0}};
 	struct timeval limit = {1, 0};
+	int last = is(how, "eintr") ? SIGUSR1 : SIGUSR2;
 	pthread_t t, c;
 
 	to = full();
@@ -116,7 +127,7 @@ int main(int argc, char **argv)
 	on(SIGUSR1, is(how, "eintr") || is(how, "alarm") ? 0 : SA_RESTART);
 	if (is(how, "alarm")) {
 		on(SIGALRM, 0);
-		alarm(1);
+		setitimer(ITIMER_REAL, &each, NULL);
 		block(NULL);
 	} else if (is(how, "timeout")) {
 		setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
@@ -146,7 +157,7 @@ int main(int argc, char **argv)
 			;
 		if (done)
 			return 1;
-		pthread_kill(connecting, SIGUSR2);
+		end_it(SIGUSR2);
 		pthread_join(c, NULL);
 	} else {
 		if (is(how, "ignored"))
@@ -155,7 +166,7 @@ int main(int argc, char **argv)
 			limit.tv_sec = 5;
 			setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
 		}
-		pthread_create(&t, NULL, one_then_two, NULL);
+		pthread_create(&t, NULL, one_then_end, &last);
 		block(NULL);
 	}
 	return 0;
