@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"text/tabwriter"
+
+	"appdefender/policy"
 )
 
 // maxRows bounds the different things a dry run remembers.
@@ -94,6 +96,12 @@ func subject(r *Record) string {
 			return fmt.Sprintf("lookup of %s (%s)", r.Domain, r.QueryType)
 		}
 		return "lookup of " + r.Domain
+	case r.FilePath != "" && r.Type == typeFiles:
+		return "change of " + r.FilePath
+	case r.FilePath != "":
+		return "connection to " + r.FilePath
+	case r.AttackType == string(policy.DeniedListenPort):
+		return fmt.Sprintf("listening on port %d", r.Port)
 	case strings.Contains(r.IP, ":"):
 		return fmt.Sprintf("connection to [%s]:%d", r.IP, r.Port)
 	case r.IP != "":

@@ -25,6 +25,12 @@ func Message(ev *policy.Event, v policy.Verdict) string {
 		return fmt.Sprintf("Outbound connection %s to IP %s is explicitly denied by a runtime rule", who, clean(ev.Addr.Addr().String()))
 	case policy.DeniedOutboundPort:
 		return fmt.Sprintf("Outbound connection %s to port %d (IP: %s) is explicitly denied by a runtime rule.", who, ev.Addr.Port(), clean(ev.Addr.Addr().String()))
+	case policy.DeniedListenPort:
+		return fmt.Sprintf("Process %s is listening on port %d explicitly denied by a runtime rule", who, ev.Addr.Port())
+	case policy.DeniedUnix:
+		return fmt.Sprintf("Connection of %s to Unix socket %s is explicitly denied by a runtime rule", who, fileName(&ev.File))
+	case policy.DeniedFile:
+		return fmt.Sprintf("%s changed explicitly monitored file %s", who, fileName(&ev.File))
 	case policy.Unreadable:
 		return fmt.Sprintf("Call %s of %s could not be read (%s)", clean(ev.Call), who, clean(ev.Why))
 	case policy.Swapped:
@@ -51,4 +57,15 @@ func programName(p policy.Program) string {
 		return unknownProcess
 	}
 	return clean(name)
+}
+
+// fileName is what people call a file or socket.
+func fileName(f *policy.File) string {
+	switch {
+	case f.Path != "":
+		return clean(f.Path)
+	case f.Typed != "":
+		return clean(f.Typed)
+	}
+	return "without a name"
 }

@@ -29,11 +29,12 @@ const (
 	Refused = "refused"
 )
 
-// The types of records. The first two are the reference's words, the last is
+// The types of records. The first three are the reference's words, the last is
 // for the Defender's own news.
 const (
 	typeProcesses = "processes"
 	typeNetwork   = "network"
+	typeFiles     = "filesystem"
 	typeDefender  = "defender"
 )
 
@@ -72,6 +73,8 @@ type Record struct {
 	QueryType string `json:"queryType,omitempty"`
 	IP        string `json:"ip,omitempty"`
 	Port      int    `json:"port,omitempty"`
+	FilePath  string `json:"filepath,omitempty"` // of a file or Unix socket
+	MD5       string `json:"md5,omitempty"`
 	Call      string `json:"call,omitempty"`
 
 	// What came of it.
@@ -135,6 +138,9 @@ func New(src *Source, ev *policy.Event, v policy.Verdict, out Outcome) Record {
 		r.IP = clean(ev.Addr.Addr().String())
 		r.Port = int(ev.Addr.Port())
 	}
+	if ev.Kind == policy.FileWrite || ev.Kind == policy.UnixConnect {
+		r.FilePath, r.MD5 = fileName(&ev.File), clean(ev.File.MD5)
+	}
 	if ev.Kind == policy.Launch {
 		p := ev.Program
 		r.ProcessPath = clean(resolved(p))
@@ -191,11 +197,16 @@ func typeOf(ev *policy.Event) string {
 	switch ev.Kind {
 	case policy.Launch:
 		return typeProcesses
-	case policy.Lookup, policy.Outbound:
+	case policy.Lookup, policy.Outbound, policy.Listen, policy.UnixConnect, policy.RawSocket:
 		return typeNetwork
+	case policy.FileWrite:
+		return typeFiles
 	}
-	if ev.Section == policy.DNS || ev.Section == policy.Network {
+	switch ev.Section {
+	case policy.DNS, policy.Network:
 		return typeNetwork
+	case policy.Files:
+		return typeFiles
 	}
 	return typeProcesses
 }

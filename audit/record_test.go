@@ -139,6 +139,9 @@ func TestMessage(t *testing.T) {
 	hostile := yahoo
 	hostile.Domain = "a\nb\x1b[2J"
 	const launched = " launched and is explicitly denied by runtime rule. Full command: mkdir test"
+	listen := policy.Event{Kind: policy.Listen, Subject: wget, Addr: netip.MustParseAddrPort("0.0.0.0:4444")}
+	etc := policy.Event{Kind: policy.FileWrite, Subject: wget, File: policy.File{Path: "/etc/pass\nwd", Op: "open"}}
+	engine := policy.Event{Kind: policy.UnixConnect, Subject: wget, File: policy.File{Typed: "/var/run/docker.sock"}}
 	tests := []struct {
 		what string
 		ev   policy.Event
@@ -189,6 +192,22 @@ func TestMessage(t *testing.T) {
 			"Outbound connection /usr/bin/wget to port 25 (IP: 198.51.100.7) is explicitly denied by a runtime rule.",
 		},
 		{
+			"listening port", listen, policy.DeniedListenPort,
+			"Process /usr/bin/wget is listening on port 4444 explicitly denied by a runtime rule",
+		},
+		{
+			"file", etc, policy.DeniedFile,
+			"/usr/bin/wget changed explicitly monitored file /etc/pass\\nwd",
+		},
+		{
+			"file without a name", policy.Event{Kind: policy.FileWrite, Subject: wget}, policy.DeniedFile,
+			"/usr/bin/wget changed explicitly monitored file without a name",
+		},
+		{
+			"Unix socket", engine, policy.DeniedUnix,
+			"Connection of /usr/bin/wget to Unix socket /var/run/docker.sock is explicitly denied by a runtime rule",
+		},
+		{
 			"unreadable", unread, policy.Unreadable,
 			"Call connect of /usr/bin/wget could not be read (address beyond memory)",
 		},
@@ -222,6 +241,9 @@ func TestRecordOf(t *testing.T) {
 		{"unknown launch", unknown(policy.Processes), policy.Prevent, "processes", "high", "/usr/bin/wget"},
 		{"unknown send", unknown(policy.Network), policy.Prevent, "network", "high", "/usr/bin/wget"},
 		{"unknown query", unknown(policy.DNS), policy.Prevent, "network", "high", "/usr/bin/wget"},
+		{"unknown write", unknown(policy.Files), policy.Prevent, "filesystem", "high", "/usr/bin/wget"},
+		{"write", policy.Event{Kind: policy.FileWrite, Subject: wget}, policy.Alert, "filesystem", "medium", "/usr/bin/wget"},
+		{"listen", policy.Event{Kind: policy.Listen, Subject: wget}, policy.Alert, "network", "medium", "/usr/bin/wget"},
 		{"unknown", unknown(policy.NoSection), policy.Prevent, "processes", "high", "/usr/bin/wget"},
 	}
 	for _, tt := range tests {

@@ -11,6 +11,7 @@ type Engine struct {
 	compiled  bool
 	rule      string // "" if no rule matched
 	onUnknown *Effect
+	needs     Needs
 	judges
 }
 
@@ -20,6 +21,31 @@ type judges struct {
 	processes *processJudge
 	dns       *dnsJudge
 	network   *networkJudge
+	files     *fileJudge
+}
+
+// need returns what the sections ask about.
+func (j *judges) need() Needs {
+	var n Needs
+	if s := j.network; s != nil {
+		if s.listen.speaks() {
+			n |= NeedListenPorts
+		}
+		if s.unix.speaks() {
+			n |= NeedUnixSockets
+		}
+	}
+	if j.files != nil {
+		n |= NeedFileWrites
+	}
+	return n
+}
+
+// finding is what a judge says of an event; the zero finding is nothing.
+type finding struct {
+	effect    Effect
+	detection Detection
+	reason    string
 }
 
 // newJudges prepares the sections of r and reports their faults under path.
@@ -31,6 +57,7 @@ func newJudges(r *Rule, path string, f *faults) judges {
 		processes: newProcesses(r.Processes, path+".processes", f),
 		dns:       newDNS(r.DNS, path+".dns", f),
 		network:   newNetwork(r.Network, path+".network", f),
+		files:     newFiles(r.Files, path+".files", f),
 	}
 }
 
@@ -54,6 +81,7 @@ func Compile(p *Policy, w Workload) (*Engine, error) {
 			continue
 		}
 		e := &Engine{compiled: true, rule: r.Name, judges: newJudges(r, "", &none)}
+		e.needs = e.need()
 		if r.OnUnknown != nil {
 			e.onUnknown = new(*r.OnUnknown)
 		}
@@ -100,6 +128,9 @@ func (e *Engine) effect(s Section) Effect {
 	if e.network != nil {
 		consider(Network, e.network.effect)
 	}
+	if e.files != nil {
+		consider(Files, e.files.effect)
+	}
 	return strictest
 }
 
@@ -124,42 +155,58 @@ func (e *Engine) Decide(ev *Event) Verdict {
 	if e == nil || !e.compiled {
 		return refuseAll(ev)
 	}
-	var (
-		effect   Effect
-		detected Detection
-		reason   string
-	)
-	switch ev.Kind {
-	case Launch:
-		if e.processes != nil {
-			effect = e.processes.effect
-			detected, reason = e.processes.judge(&ev.Program)
-		}
-	case Lookup:
-		if e.dns != nil {
-			effect = e.dns.effect
-			detected, reason = e.dns.judge(ev.Domain)
-		}
-	case Outbound:
-		if e.network != nil {
-			effect = e.network.effect
-			detected, reason = e.network.judge(ev.Addr)
-		}
-	default:
-		if effect = e.unknown(ev.Section); effect != Disable {
-			detected, reason = Unreadable, unreadable(ev)
-		}
-	}
-	if detected == NothingDetected {
+	f := e.judge(ev)
+	if f.detection == NothingDetected {
 		return Verdict{Allow: true, Rule: e.rule}
 	}
 	return Verdict{
-		Allow:     !effect.Refuses(),
-		Effect:    effect,
-		Detection: detected,
+		Allow:     !f.effect.Refuses(),
+		Effect:    f.effect,
+		Detection: f.detection,
 		Rule:      e.rule,
-		Reason:    reason,
+		Reason:    f.reason,
 	}
+}
+
+// judge asks the section that the event belongs to.
+func (e *Engine) judge(ev *Event) (f finding) {
+	switch ev.Kind {
+	case Launch:
+		if j := e.processes; j != nil {
+			f.effect = j.effect
+			f.detection, f.reason = j.judge(&ev.Program)
+		}
+	case Lookup:
+		if j := e.dns; j != nil {
+			f.effect = j.effect
+			f.detection, f.reason = j.judge(ev.Domain)
+		}
+	case Outbound:
+		if j := e.network; j != nil {
+			f.effect = j.effect
+			f.detection, f.reason = j.judge(ev.Addr)
+		}
+	case Listen:
+		if j := e.network; j != nil {
+			f.effect = j.effect
+			f.detection, f.reason = j.listen.judge(ev.Addr.Port())
+		}
+	case UnixConnect:
+		if j := e.network; j != nil {
+			f.effect = j.effect
+			f.detection, f.reason = j.unix.judge(&ev.File)
+		}
+	case FileWrite:
+		if e.files != nil {
+			f = e.files.judge(&ev.File)
+		}
+	case RawSocket: // no section speaks of it yet
+	default:
+		if effect := e.unknown(ev.Section); effect != Disable {
+			f = finding{effect, Unreadable, unreadable(ev)}
+		}
+	}
+	return f
 }
 
 // unknown returns the effect on a call of section s that could not be read:
@@ -195,6 +242,12 @@ func refuseAll(ev *Event) Verdict {
 		v.Detection = DeniedDNS
 	case Outbound:
 		v.Detection = DeniedIP
+	case Listen:
+		v.Detection = DeniedListenPort
+	case UnixConnect:
+		v.Detection = DeniedUnix
+	case FileWrite:
+		v.Detection = DeniedFile
 	}
 	return v
 }

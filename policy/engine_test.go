@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -182,6 +183,9 @@ func big(t testing.TB) *Engine {
 	p.Rules[999].Network = &NetworkSection{Effect: new(Prevent), Outbound: OutboundSection{
 		Deny: nets, Allow: and(nets, "192.0.2.0/24", "2001:db9::/32"), AllowPorts: list("1-1023"), DenyPorts: list("25"),
 	}}
+	p.Rules[999].Network.Listen = ListenSection{AllowPorts: list("8080"), DenyPorts: list("25")}
+	p.Rules[999].Network.Unix = UnixSection{Allow: and(names, "@bus*", "/run/app.sock"), Deny: names}
+	p.Rules[999].Files = &FilesSection{Effect: new(Prevent), Allow: and(names, "/var/log", "/opt/*/data/*"), Deny: names}
 	e, err := Compile(p, Workload{Container: "c999"})
 	if err != nil {
 		t.Fatal(err)
@@ -203,6 +207,12 @@ var hot = []struct {
 	{"outbound IPv4", outbound("192.0.2.7:443")},
 	{"outbound IPv6", outbound("[2001:db9::7]:443")},
 	{"outbound loopback", outbound("127.0.0.1:5432")},
+	{"listen", &Event{Kind: Listen, Addr: netip.MustParseAddrPort("0.0.0.0:8080")}},
+	{"unix", &Event{Kind: UnixConnect, File: File{Path: "/run/app.sock", Typed: "/var/run/app.sock"}}},
+	{"abstract", &Event{Kind: UnixConnect, File: File{Path: "@bus-7", Typed: "@bus-7"}}},
+	{"write", write("open", "/var/log/app/app.log")},
+	{"write of 2000 folders", write("open", "/opt"+strings.Repeat("/a", 2000)+"/data/x")},
+	{"rename", pair("rename", "/var/log/app/app.log", "/var/log/app/app.log.1")},
 	{"unknown", &Event{Kind: Unknown, Section: Section(99), Call: "connect"}},
 }
 
@@ -240,9 +250,15 @@ func FuzzDecide(f *testing.F) {
 		pick := func(n int) []string { return lists[(int(kind)+n)%len(lists)] }
 		p := &Policy{Version: 1, Rules: []Rule{{
 			Name:      "r",
-			Processes: &ProcessesSection{&e1, pick(0), pick(1)},
-			DNS:       &DNSSection{&e2, pick(2), pick(3)},
-			Network:   &NetworkSection{&e1, OutboundSection{pick(4), pick(5), pick(6), pick(7)}},
+			Processes: &ProcessesSection{Effect: &e1, Allow: pick(0), Deny: pick(1)},
+			DNS:       &DNSSection{Effect: &e2, Allow: pick(2), Deny: pick(3)},
+			Network: &NetworkSection{
+				Effect:   &e1,
+				Outbound: OutboundSection{Allow: pick(4), Deny: pick(5), AllowPorts: pick(6), DenyPorts: pick(7)},
+				Listen:   ListenSection{AllowPorts: pick(8), DenyPorts: pick(9)},
+				Unix:     UnixSection{Allow: pick(1), Deny: pick(2)},
+			},
+			Files:     &FilesSection{Effect: &e2, Allow: pick(3), Deny: pick(0)},
 			OnUnknown: &e2,
 		}}}
 		e, err := Compile(p, Workload{Image: a, Container: b, AppID: c})
@@ -250,8 +266,9 @@ func FuzzDecide(f *testing.F) {
 			t.Fatalf("Compile gave %v, %v; Validate %v", e, err, p.Validate())
 		}
 		ev := outbound("192.0.2.1:1")
-		ev.Kind, ev.Section, ev.Domain, ev.Call = Kind(kind%6), Section(kind%5), g, h
+		ev.Kind, ev.Section, ev.Domain, ev.Call = Kind(kind%10), Section(kind%6), g, h
 		ev.Program = Program{Typed: a, Path: b, Interpreters: lists[port%5], Loaded: c, Applet: i}
+		ev.File = File{Path: a, Typed: b, To: c, Op: []string{"open", "rename", "mount", OpWritten}[port%4]}
 		if ip, ok := addrOf(addr); ok {
 			ev.Addr = ip
 		}

@@ -6,34 +6,25 @@ import "strings"
 // bytes, the empty one and one with slashes included. Everything else stands
 // for itself.
 //
-// It goes back to the last star only, so it takes no more than
-// len(pattern)*len(s) steps: no pattern makes it explode.
+// Each part between two stars is taken where it first fits, which leaves the
+// most to the parts behind it: no pattern makes it explode.
 func glob(pattern, s string) bool {
-	head, _, starred := strings.Cut(pattern, "*")
+	head, rest, starred := strings.Cut(pattern, "*")
 	if !starred || !strings.HasPrefix(s, head) { // the answer for most patterns
 		return !starred && pattern == s
 	}
-	p, i := len(head), len(head)
-	star, mark := -1, 0 // the last star seen, and where in s its run ends
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, mark = p, i
-			p++
-		case p < len(pattern) && pattern[p] == s[i]:
-			p++
-			i++
-		case star >= 0:
-			mark++
-			p, i = star+1, mark
-		default:
+	s = s[len(head):]
+	for {
+		part, more, again := strings.Cut(rest, "*")
+		if !again {
+			return strings.HasSuffix(s, part)
+		}
+		i := strings.Index(s, part)
+		if i < 0 {
 			return false
 		}
+		s, rest = s[i+len(part):], more
 	}
-	for p < len(pattern) && pattern[p] == '*' {
-		p++
-	}
-	return p == len(pattern)
 }
 
 // listed says for people that what is on the deny list, and by which entry

@@ -9,12 +9,13 @@ import (
 	"strings"
 )
 
-// networkJudge judges connections and datagrams by the lists of a
-// NetworkSection.
+// networkJudge judges connections, datagrams and ports by a NetworkSection.
 type networkJudge struct {
 	effect                Effect
 	allow, deny           *prefixes // nil: the list is empty
 	allowPorts, denyPorts *ports
+	listen                listenJudge
+	unix                  unixJudge
 }
 
 // newNetwork prepares s and reports its faults under path. It returns nil for
@@ -30,12 +31,48 @@ func newNetwork(s *NetworkSection, path string, f *faults) *networkJudge {
 		deny:       newPrefixes(s.Outbound.Deny, out+".deny", f),
 		allowPorts: newPorts(s.Outbound.AllowPorts, out+".allowPorts", f),
 		denyPorts:  newPorts(s.Outbound.DenyPorts, out+".denyPorts", f),
+		listen:     newListen(&s.Listen, path+".listen", f),
+		unix:       newUnix(&s.Unix, path+".unix", f),
 	}
-	if !speaks(s.Effect) || j.allow == nil && j.deny == nil && j.allowPorts == nil && j.denyPorts == nil {
+	if !speaks(s.Effect) || !j.speaks() {
 		return nil
 	}
 	j.effect = *s.Effect
 	return j
+}
+
+// speaks reports whether any list says something.
+func (j *networkJudge) speaks() bool {
+	return j.allow != nil || j.deny != nil || j.allowPorts != nil || j.denyPorts != nil ||
+		j.listen.speaks() || j.unix.speaks()
+}
+
+// listenJudge judges the ports that are bound and listened on.
+type listenJudge struct {
+	allow, deny *ports // nil: the list is empty
+}
+
+func newListen(s *ListenSection, path string, f *faults) listenJudge {
+	return listenJudge{
+		allow: newPorts(s.AllowPorts, path+".allowPorts", f),
+		deny:  newPorts(s.DenyPorts, path+".denyPorts", f),
+	}
+}
+
+func (j *listenJudge) speaks() bool { return j.allow != nil || j.deny != nil }
+
+// judge says nothing about port 0: the kernel will choose one, and what it
+// chose is judged when the program listens on it.
+func (j *listenJudge) judge(port uint16) (Detection, string) {
+	switch {
+	case port == 0:
+	case j.deny.has(port):
+		number := strconv.Itoa(int(port))
+		return DeniedListenPort, listed("port "+number, number, j.deny.entry(port))
+	case j.allow != nil && !j.allow.has(port):
+		return DeniedListenPort, notListed("port " + strconv.Itoa(int(port)))
+	}
+	return NothingDetected, ""
 }
 
 // judge looks at the address lists first and then, for destinations on the

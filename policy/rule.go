@@ -16,6 +16,7 @@ type Rule struct {
 	Processes *ProcessesSection `yaml:"processes" json:"processes,omitzero"`
 	DNS       *DNSSection       `yaml:"dns" json:"dns,omitzero"`
 	Network   *NetworkSection   `yaml:"network" json:"network,omitzero"`
+	Files     *FilesSection     `yaml:"files" json:"files,omitzero"`
 	// OnUnknown judges calls that could not be read; nil means the effect of
 	// the section that would have judged the call.
 	OnUnknown *Effect `yaml:"onUnknown" json:"onUnknown,omitzero"`
@@ -48,10 +49,12 @@ type DNSSection struct {
 	Deny   []string `yaml:"deny" json:"deny,omitzero"`
 }
 
-// NetworkSection judges connections and datagrams.
+// NetworkSection judges connections, datagrams and ports.
 type NetworkSection struct {
 	Effect   *Effect         `yaml:"effect" json:"effect,omitzero"`
 	Outbound OutboundSection `yaml:"outbound" json:"outbound,omitzero"`
+	Listen   ListenSection   `yaml:"listen" json:"listen,omitzero"`
+	Unix     UnixSection     `yaml:"unix" json:"unix,omitzero"`
 }
 
 // OutboundSection lists destinations: addresses or prefixes in CIDR form, and
@@ -61,4 +64,29 @@ type OutboundSection struct {
 	Deny       []string `yaml:"deny" json:"deny,omitzero"`
 	AllowPorts []string `yaml:"allowPorts" json:"allowPorts,omitzero"`
 	DenyPorts  []string `yaml:"denyPorts" json:"denyPorts,omitzero"`
+}
+
+// ListenSection lists the ports that programs bind and listen on, as ports or
+// port ranges. A port that the kernel chooses is judged once it is known.
+type ListenSection struct {
+	AllowPorts []string `yaml:"allowPorts" json:"allowPorts,omitzero"`
+	DenyPorts  []string `yaml:"denyPorts" json:"denyPorts,omitzero"`
+}
+
+// UnixSection lists Unix sockets that programs connect and send to. Entries
+// are those of a FilesSection, and "@name" for a name in the abstract
+// namespace.
+type UnixSection struct {
+	Allow []string `yaml:"allow" json:"allow,omitzero"`
+	Deny  []string `yaml:"deny" json:"deny,omitzero"`
+}
+
+// FilesSection judges changes to the file system. Entries are an absolute
+// path, which stands for itself and all that is below it; a base name (no
+// slash), in any folder; or either with "*" for any run of characters, slashes
+// too.
+type FilesSection struct {
+	Effect *Effect  `yaml:"effect" json:"effect,omitzero"`
+	Allow  []string `yaml:"allow" json:"allow,omitzero"`
+	Deny   []string `yaml:"deny" json:"deny,omitzero"`
 }

@@ -73,7 +73,7 @@ func TestImportFull(t *testing.T) {
 		"rules[0].advancedProtection", "rules[0].processes.checkCryptoMiners", "rules[0].filesystem.checkNewFiles",
 		"rules[0].filesystem.backdoorFiles", "rules[0].filesystem.suspiciousELFHeaders",
 		"rules[1].advancedProtection", "rules[1].customRules[0]", "rules[1].customRules[1]", "rules[1].processes.checkCryptoMiners",
-		"rules[1].network.whitelistListeningPorts", "rules[1].filesystem.blacklist", "rules[1].filesystem.checkNewFiles",
+		"rules[1].filesystem.checkNewFiles",
 		"rules[1].filesystem.backdoorFiles", "rules[1].filesystem.suspiciousELFHeaders",
 		"rules[2].advancedProtection", "rules[2].processes.checkCryptoMiners", "rules[2].filesystem.checkNewFiles",
 		"rules[2].filesystem.backdoorFiles", "rules[2].filesystem.suspiciousELFHeaders",
@@ -88,8 +88,8 @@ func TestImportFull(t *testing.T) {
 	}
 	for i := range doc.Rules {
 		r := &doc.Rules[i]
-		r.AdvancedProtection, r.CustomRules, r.Processes.CheckCryptoMiners, r.Filesystem = false, nil, false, nil
-		r.Network.WhitelistListeningPorts = nil
+		r.AdvancedProtection, r.CustomRules, r.Processes.CheckCryptoMiners = false, nil, false
+		r.Filesystem.CheckNewFiles, r.Filesystem.BackdoorFiles, r.Filesystem.SuspiciousELFHeaders = false, false, false
 	}
 	p, _, err = Import(encode(t, doc))
 	if err != nil {
@@ -104,8 +104,9 @@ func TestImportFull(t *testing.T) {
 		Processes: &policy.ProcessesSection{Effect: ref(policy.Prevent), Allow: []string{"java", "sh"}},
 		Network: &policy.NetworkSection{Effect: ref(policy.Prevent), Outbound: policy.OutboundSection{
 			Allow: []string{"10.0.0.0/8"}, Deny: []string{"10.9.9.9"}, AllowPorts: []string{"443", "5432-5433"},
-		}},
-		DNS: &policy.DNSSection{Effect: ref(policy.Prevent), Allow: []string{"*.example.com", "*.amazonaws.com"}},
+		}, Listen: policy.ListenSection{AllowPorts: []string{"8080"}}},
+		DNS:   &policy.DNSSection{Effect: ref(policy.Prevent), Allow: []string{"*.example.com", "*.amazonaws.com"}},
+		Files: &policy.FilesSection{Effect: ref(policy.Prevent), Deny: []string{"/etc", "/usr/bin"}},
 	}
 	if diff := cmp.Diff(want1, p.Rules[1]); diff != "" {
 		t.Error(diff)
@@ -157,8 +158,9 @@ func TestRoundTrip(t *testing.T) {
 			Processes: &policy.ProcessesSection{Effect: ref(policy.Block), Allow: []string{"/usr/bin/*"}, Deny: []string{"nc"}},
 			Network: &policy.NetworkSection{Effect: ref(policy.Disable), Outbound: policy.OutboundSection{
 				Allow: []string{"2001:db8::/32"}, Deny: []string{"169.254.169.254"}, AllowPorts: []string{"1-65535"}, DenyPorts: []string{"25"},
-			}},
-			DNS: &policy.DNSSection{Effect: ref(policy.Prevent), Allow: []string{"*"}, Deny: []string{"evil.test", "*.evil.test"}},
+			}, Listen: policy.ListenSection{AllowPorts: []string{"80", "8080-8090"}, DenyPorts: []string{"22"}}},
+			DNS:   &policy.DNSSection{Effect: ref(policy.Prevent), Allow: []string{"*"}, Deny: []string{"evil.test", "*.evil.test"}},
+			Files: &policy.FilesSection{Effect: ref(policy.Alert), Allow: []string{"/tmp"}, Deny: []string{"/etc"}},
 		},
 	}})
 }
@@ -179,6 +181,12 @@ func TestExport(t *testing.T) {
 	_, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", OnUnknown: ref(policy.Alert)}}})
 	if err == nil || err.Error() != "rules[0].onUnknown: has no counterpart" {
 		t.Errorf("onUnknown: %v", err)
+	}
+	_, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", Network: &policy.NetworkSection{
+		Effect: ref(policy.Alert), Unix: policy.UnixSection{Deny: []string{"docker.sock"}},
+	}}}})
+	if err == nil || err.Error() != "rules[0].network.unix: has no counterpart" {
+		t.Errorf("unix: %v", err)
 	}
 }
 
@@ -210,9 +218,11 @@ func TestFaults(t *testing.T) {
 			`rules[0].collections[0]: what is in the collection "prod" is not known here; write its appIDs, images and containers`},
 		{`{"rules":[{"name":"a","collections":[{"name":"x","appIDs":["a"],"clusters":["c"]}]}]}`,
 			`rules[0].collections[0].clusters: not supported; a scope here is appIDs, images and containers`},
-		{`{"rules":[{"name":"a",` + all + `,"wildFireAnalysis":"alert","filesystem":{"effect":"prevent","whitelist":["/tmp"]}}]}`,
+		{`{"rules":[{"name":"a",` + all + `,"wildFireAnalysis":"alert","filesystem":{"effect":"prevent","backdoorFiles":true}}]}`,
 			"rules[0].wildFireAnalysis: not supported by this version; switch it off to import the rest\n" +
-				"rules[0].filesystem.whitelist: not supported by this version; switch it off to import the rest"},
+				"rules[0].filesystem.backdoorFiles: not supported by this version; switch it off to import the rest"},
+		{`{"rules":[{"name":"a",` + all + `,"filesystem":{"effect":"prevent","whitelist":["tmp/x"]}}]}`,
+			`rules[0].filesystem.whitelist[0]: "tmp/x" is a relative path; write an absolute one or a name`},
 	} {
 		p, _, err := Import([]byte(tt.in))
 		if p != nil || err == nil || err.Error() != tt.want {
@@ -242,7 +252,6 @@ func TestNotes(t *testing.T) {
 		`rules[0].network.whitelistIPs[0]: "10.1.2.3/8" is read as 10.0.0.0/8`,
 		`rules[0].dns.whitelist[0]: "*.s3.*.example.com" is read as "*.example.com": of several stars the last counts`,
 		`rules[0].dns.whitelist[1]: "*.*.b.a" is read as "*.b.a": of several stars the last counts`,
-		`rules[0].filesystem: left out: files are not watched by this version`,
 	}
 	var got []string
 	for _, n := range notes {

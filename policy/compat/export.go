@@ -38,10 +38,19 @@ func exportRule(r *policy.Rule, at string, faults *Errors) Rule {
 			Effect:                  effectWord(s.Effect),
 			WhitelistIPs:            full(s.Outbound.Allow),
 			BlacklistIPs:            full(s.Outbound.Deny),
-			WhitelistListeningPorts: []PortRange{},
-			BlacklistListeningPorts: []PortRange{},
+			WhitelistListeningPorts: exportPorts(s.Listen.AllowPorts, false),
+			BlacklistListeningPorts: exportPorts(s.Listen.DenyPorts, true),
 			WhitelistOutboundPorts:  exportPorts(s.Outbound.AllowPorts, false),
 			BlacklistOutboundPorts:  exportPorts(s.Outbound.DenyPorts, true),
+		}
+	}
+	if s := r.Network; s != nil && len(s.Unix.Allow)+len(s.Unix.Deny) > 0 {
+		faults.add(at+"network.unix", "has no counterpart")
+	}
+	if s := r.Files; s != nil {
+		out.Filesystem = &Filesystem{
+			Effect: effectWord(s.Effect), Whitelist: full(s.Allow), Blacklist: full(s.Deny),
+			SkipEncryptedBinaries: true, // they are not detected
 		}
 	}
 	if s := r.DNS; s != nil {

@@ -60,6 +60,8 @@ func (c *importer) validate(p *policy.Policy, cut string) {
 		path := strings.TrimPrefix(f.Path, cut)
 		for _, r := range [][2]string{
 			{"scope.", "collections[0]."},
+			{"network.listen.allowPorts", "network.whitelistListeningPorts"}, {"network.listen.denyPorts", "network.blacklistListeningPorts"},
+			{"files.allow", "filesystem.whitelist"}, {"files.deny", "filesystem.blacklist"},
 			{"network.outbound.allowPorts", "network.whitelistOutboundPorts"}, {"network.outbound.denyPorts", "network.blacklistOutboundPorts"},
 			{"network.outbound.allow", "network.whitelistIPs"}, {"network.outbound.deny", "network.blacklistIPs"},
 			{".allow", ".whitelist"}, {".deny", ".blacklist"},
@@ -115,9 +117,10 @@ func (c *importer) rule(r *Rule, at string) policy.Rule {
 			Deny:       c.addresses(s.BlacklistIPs, at+"blacklistIPs"),
 			AllowPorts: c.ports(s.WhitelistOutboundPorts, at+"whitelistOutboundPorts", false),
 			DenyPorts:  c.ports(s.BlacklistOutboundPorts, at+"blacklistOutboundPorts", true),
+		}, Listen: policy.ListenSection{
+			AllowPorts: c.ports(s.WhitelistListeningPorts, at+"whitelistListeningPorts", false),
+			DenyPorts:  c.ports(s.BlacklistListeningPorts, at+"blacklistListeningPorts", true),
 		}}
-		c.unsupported(len(s.WhitelistListeningPorts) > 0, at+"whitelistListeningPorts", s.Effect)
-		c.unsupported(len(s.BlacklistListeningPorts) > 0, at+"blacklistListeningPorts", s.Effect)
 	}
 	if s := r.DNS; s != nil {
 		at := at + "dns."
@@ -129,16 +132,13 @@ func (c *importer) rule(r *Rule, at string) policy.Rule {
 	}
 	if s := r.Filesystem; s != nil {
 		at := at + "filesystem."
-		c.effect(s.Effect, at+"effect") // there is nothing to put it in yet
-		c.unsupported(len(s.Whitelist) > 0, at+"whitelist", s.Effect)
-		c.unsupported(len(s.Blacklist) > 0, at+"blacklist", s.Effect)
+		out.Files = &policy.FilesSection{Effect: c.effect(s.Effect, at+"effect"), Allow: list(s.Whitelist), Deny: list(s.Blacklist)}
 		c.unsupported(s.CheckNewFiles, at+"checkNewFiles", s.Effect)
 		c.unsupported(s.BackdoorFiles, at+"backdoorFiles", s.Effect)
 		c.unsupported(s.SuspiciousELFHeaders, at+"suspiciousELFHeaders", s.Effect)
 		if !s.SkipEncryptedBinaries && s.Effect != "disable" {
 			c.notes.add(at+"skipEncryptedBinaries", "encrypted programs are not detected by this version")
 		}
-		c.notes.add(strings.TrimSuffix(at, "."), "left out: files are not watched by this version")
 	}
 	return out
 }

@@ -202,10 +202,9 @@ func (d *decoder) sequence(n *yaml.Node, path string, v reflect.Value) {
 var later = map[string]bool{
 	"customRules":                         true,
 	"rules[].custom":                      true,
-	"rules[].files":                       true,
 	"rules[].processes.detect":            true,
+	"rules[].files.detect":                true,
 	"rules[].dns.answer":                  true,
-	"rules[].network.listen":              true,
 	"rules[].network.outbound.unresolved": true,
 }
 

@@ -32,6 +32,9 @@ rules:
         deny: [10.0.0.0/8, "169.254.169.254"]
         denyPorts: [25, 6660-6669]
         allowPorts: [1-65535]
+      listen: {allowPorts: [8080], denyPorts: [22]}
+      unix: {allow: [], deny: [docker.sock, "@agent*"]}
+    files: {effect: prevent, deny: [/etc/, "/usr/bin/*"], allow: []}
     onUnknown: disable
 `
 
@@ -49,8 +52,11 @@ const sampleJSON = `{
 				"deny": ["10.0.0.0/8", "169.254.169.254"],
 				"denyPorts": [25, "6660-6669"],
 				"allowPorts": ["1-65535"]
-			}
+			},
+			"listen": {"allowPorts": [8080], "denyPorts": ["22"]},
+			"unix": {"allow": [], "deny": ["docker.sock", "@agent*"]}
 		},
+		"files": {"effect": "prevent", "deny": ["/etc/", "/usr/bin/*"], "allow": []},
 		"onUnknown": "disable"
 	}]
 }
@@ -66,6 +72,9 @@ rules:
     network:
       effect: alert
       outbound: {deny: [10.0.0.0/8, 169.254.169.254], denyPorts: [25, 6660-6669], allowPorts: [1-65535]}
+      listen: {allowPorts: [8080], denyPorts: [22]}
+      unix: {allow: [], deny: [docker.sock, "@agent*"]}
+    files: {effect: prevent, deny: [/etc/, "/usr/bin/*"], allow: []}
     onUnknown: disable
 `
 
@@ -96,7 +105,10 @@ func TestParse(t *testing.T) {
 					DenyPorts:  []string{"25", "6660-6669"},
 					AllowPorts: []string{"1-65535"},
 				},
+				Listen: policy.ListenSection{AllowPorts: []string{"8080"}, DenyPorts: []string{"22"}},
+				Unix:   policy.UnixSection{Allow: []string{}, Deny: []string{"docker.sock", "@agent*"}},
 			},
+			Files:     &policy.FilesSection{Effect: new(policy.Prevent), Allow: []string{}, Deny: []string{"/etc/", "/usr/bin/*"}},
 			OnUnknown: new(policy.Disable),
 		}},
 	}
@@ -192,22 +204,21 @@ func TestFaults(t *testing.T) {
 				`  - name: a`,
 				`    processes: {effect: alert, detect: {modified: alert}}`,
 				`    dns: {effect: alert, answer: nxdomain}`,
-				`    network: {effect: alert, outbound: {unresolved: alert}, listen: {allowPorts: [80]}}`,
-				`    files: {effect: alert}`,
+				`    network: {effect: alert, outbound: {unresolved: alert}}`,
+				`    files: {effect: alert, detect: {}}`,
 				`    custom: []`,
 				`customRules: []`,
 			), []string{
 				`4:32: rules[0].processes.detect: not supported by this version`,
 				`5:26: rules[0].dns.answer: not supported by this version`,
 				`6:41: rules[0].network.outbound.unresolved: not supported by this version`,
-				`6:61: rules[0].network.listen: not supported by this version`,
-				`7:5: rules[0].files: not supported by this version`,
+				`7:28: rules[0].files.detect: not supported by this version`,
 				`8:5: rules[0].custom: not supported by this version`,
 				`9:1: customRules: not supported by this version`,
 			},
 		},
 		{"key of a later version in the wrong place", lines(`  - name: a`, `    listen: {}`), []string{
-			`4:5: rules[0].listen: unknown key; one of name, scope, disabled, processes, dns, network, onUnknown`,
+			`4:5: rules[0].listen: unknown key; one of name, scope, disabled, processes, dns, network, files, onUnknown`,
 		}},
 
 		{"version as a string", `version: "1"`, []string{`1:10: version: a string; want a decimal integer`}},

@@ -1,0 +1,32 @@
+package policy
+
+// unixJudge judges connections to Unix sockets by a UnixSection.
+type unixJudge struct {
+	allow, deny *paths // nil: the list is empty
+}
+
+func newUnix(s *UnixSection, at string, f *faults) unixJudge {
+	return unixJudge{
+		allow: newPaths(s.Allow, true, at+".allow", f),
+		deny:  newPaths(s.Deny, true, at+".deny", f),
+	}
+}
+
+func (j *unixJudge) speaks() bool { return j.allow != nil || j.deny != nil }
+
+func (j *unixJudge) judge(file *File) (Detection, string) {
+	if entry, ok := j.deny.match(file.Path); ok {
+		return DeniedUnix, listed(quote(file.Path), file.Path, entry)
+	}
+	if file.Typed != file.Path {
+		if entry, ok := j.deny.match(typedPath(file.Typed)); ok {
+			return DeniedUnix, listed(quote(file.Typed), file.Typed, entry)
+		}
+	}
+	if j.allow != nil {
+		if _, ok := j.allow.match(file.Path); !ok {
+			return DeniedUnix, notListed(file.name())
+		}
+	}
+	return NothingDetected, ""
+}
