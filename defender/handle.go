@@ -15,12 +15,27 @@ func (d *Defender) handle(c *supervisor.Call) {
 		d.lookup(c)
 		return
 	}
+	if !isEvent(c) || c.Op == supervisor.Listen || c.Op == supervisor.Bind {
+		c.Reply(supervisor.Reply{Proceed: true})
+		return
+	}
 	ev := describe(c)
 	v := d.decide(&ev)
 	if v.Tell() {
 		d.complete(&ev, c)
 	}
 	d.settle(c, &ev, v, supervisor.Reply{Proceed: v.Allow, Recheck: d.recheck(&ev), Unverifiable: d.unverifiable(c)})
+}
+
+// isEvent reports whether a call is one that rules are about. A stream socket
+// opens its port by listening, not by its bind: that may be a client's choice
+// of a source port. A datagram socket on a port that the kernel chose is a
+// client's as well.
+func isEvent(c *supervisor.Call) bool {
+	if c.Op != supervisor.Bind || c.Unknown != nil {
+		return true
+	}
+	return c.Network != "tcp" && c.Addr.Port() != 0
 }
 
 // settle replies, and records what happened.

@@ -40,7 +40,7 @@ func BuildFilter(self Self) ([]byte, error) {
 		return nil, fmt.Errorf("building filter: %w", err)
 	}
 	b := builder{f: f}
-	for _, name := range []string{"execve", "execveat", "connect", "sendmsg", "sendmmsg"} {
+	for _, name := range []string{"execve", "execveat", "connect", "sendmsg", "sendmmsg", "bind", "listen"} {
 		b.add(seccomp.ActNotify, name)
 	}
 	b.add(seccomp.ActNotify, "sendto", arg(4, seccomp.CompareNotEqual, 0))
@@ -64,16 +64,22 @@ func BuildFilter(self Self) ([]byte, error) {
 // us, and what it lets through ("kill -HUP 1") is for the target and passed on.
 func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 	b.add(seccomp.ActNotify, "prlimit64", arg(0, seccomp.CompareNotEqual, 0), arg(2, seccomp.CompareNotEqual, 0))
+	// 0 is the caller; any other number may be a thread of ours.
+	for _, name := range []string{"sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} {
+		b.add(seccomp.ActNotify, name, arg(0, seccomp.CompareNotEqual, 0))
+	}
+	// All processes of a user are the third kind of whom there is.
+	b.add(seccomp.ActNotify, "setpriority", arg(1, seccomp.CompareNotEqual, 0))
+	b.add(seccomp.ActNotify, "setpriority", isInt(0, unix.PRIO_USER))
+	b.add(seccomp.ActNotify, "ioprio_set", arg(1, seccomp.CompareNotEqual, 0))
+	b.add(seccomp.ActNotify, "ioprio_set", isInt(0, ioprioUser))
 	if self.Supervisor == 1 {
 		return
 	}
 	for _, pid := range append([]int{self.Supervisor}, self.Family...) {
-		for _, name := range []string{"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill",
-			"pidfd_open", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} {
+		for _, name := range []string{"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill", "pidfd_open"} {
 			b.add(seccomp.ActNotify, name, isInt(0, pid))
 		}
-		b.add(seccomp.ActNotify, "setpriority", isInt(1, pid))
-		b.add(seccomp.ActNotify, "ioprio_set", isInt(1, pid))
 	}
 	// Both of us at once: everybody, our group, or a group made ours.
 	b.add(seccomp.ActNotify, "kill", isInt(0, -1))

@@ -25,8 +25,10 @@ func (s *Supervisor) protectSelf(c *Call) {
 	switch c.n.Data.NR {
 	case unix.SYS_PIDFD_SEND_SIGNAL:
 		target = s.processBehind(c.TID, target)
-	case unix.SYS_SETPRIORITY, unix.SYS_IOPRIO_SET:
-		target = c.argInt(1)
+	case unix.SYS_SETPRIORITY:
+		target = whose(c, unix.PRIO_PROCESS, unix.PRIO_PGRP)
+	case unix.SYS_IOPRIO_SET:
+		target = whose(c, ioprioProcess, ioprioGroup)
 	case unix.SYS_SETPGID:
 		target = -c.argInt(1)
 	}
@@ -35,6 +37,29 @@ func (s *Supervisor) protectSelf(c *Call) {
 		return
 	}
 	_ = c.proceed()
+}
+
+// The kinds of whom ioprio_set(2) is about.
+const ioprioProcess, ioprioGroup, ioprioUser = 1, 2, 3
+
+// whose returns whom a setpriority or ioprio_set is about, in the terms of
+// kill(2): a thread, a group, or everybody (-1) if it is all processes of our
+// user.
+func whose(c *Call, process, group int) int {
+	switch c.argInt(0) {
+	case process:
+		return c.argInt(1)
+	case group:
+		return -c.argInt(1)
+	}
+	user := c.argInt(1)
+	if st, err := sys.ReadStatus(c.TID); user == 0 && err == nil {
+		user = st.UID[0] // 0 is the caller's own
+	}
+	if user == sys.Us.UID[0] {
+		return -1
+	}
+	return 0
 }
 
 // OurGroups returns our process groups: the supervisor's, the guardian's and

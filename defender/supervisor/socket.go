@@ -57,7 +57,7 @@ func (s *Supervisor) sendto(c *Call) {
 	if err == nil && !stream {
 		m.Name, err = c.readName(c.arg(4), c.argInt(5), true)
 	}
-	if err == nil {
+	if err == nil && c.kind.domain != unix.AF_UNIX {
 		m.Payload, err = c.readPayload(nil, c.arg(1), c.arg(2))
 	}
 	s.send(c, &m, flags, err)
@@ -156,7 +156,7 @@ func (s *Supervisor) send(c *Call, m *sys.Message, flags int, err error) {
 		}
 		out := *m
 		out.Name = name
-		n, err := sys.Sendmsg(c.socket, &out, flags|unix.MSG_NOSIGNAL)
+		n, err := c.sendmsg(&out, flags|unix.MSG_NOSIGNAL)
 		if errors.Is(err, unix.EPIPE) && flags&unix.MSG_NOSIGNAL == 0 && c.kind.typ == unix.SOCK_STREAM {
 			_ = unix.Tgkill(c.PID(), c.TID, unix.SIGPIPE)
 		}
@@ -186,19 +186,24 @@ func (s *Supervisor) socketCall(c *Call, name []byte, err error) {
 		c.unknown(err)
 		return
 	}
+	if c.isUnix(name) {
+		s.unixCall(c, name)
+		return
+	}
 	if !c.kind.internet() && c.socket >= 0 {
 		_ = c.proceed()
 		return
 	}
 	if c.socket < 0 {
 		c.perform = nil
+	} else {
+		c.Network = c.kind.network()
 	}
 	c.sockaddr = name
-	addr, ok := c.destination(name)
+	addr, ok := c.address(name)
 	switch {
 	case ok:
 		c.Addr = addr
-		c.Network = c.kind.network()
 		s.cfg.Handler(c)
 	case c.perform == nil:
 		_ = c.proceed()
@@ -264,7 +269,7 @@ func (c *Call) ignoresAddress(flags int) bool {
 		return false
 	}
 	if !c.kind.internet() {
-		return true
+		return c.kind.domain != unix.AF_UNIX || c.kind.typ != unix.SOCK_DGRAM || !c.s.watchesUnix()
 	}
 	tcp := c.kind.proto == unix.IPPROTO_TCP || c.kind.proto == unix.IPPROTO_MPTCP
 	return c.kind.typ == unix.SOCK_STREAM && tcp && flags&unix.MSG_FASTOPEN == 0
@@ -313,6 +318,9 @@ func (c *Call) readMessage(m *sys.Message, at uint64) error {
 	if m.Name, err = c.readName(name, nameLen, false); err != nil {
 		return err
 	}
+	if c.kind.domain == unix.AF_UNIX {
+		return nil // it goes on in the kernel: the name is all there is to judge
+	}
 	if iovLen > maxIovecs {
 		return unix.EMSGSIZE
 	}
@@ -335,6 +343,14 @@ func (c *Call) readMessage(m *sys.Message, at uint64) error {
 		}
 	}
 	return nil
+}
+
+// address returns what a sockaddr names, false if it names nothing to judge.
+func (c *Call) address(name []byte) (netip.AddrPort, bool) {
+	if c.Op == Bind || c.Op == Listen {
+		return c.localName(name)
+	}
+	return c.destination(name)
 }
 
 // destination returns the canonical destination of a sockaddr, false if it
@@ -450,6 +466,8 @@ func (c *Call) finish(n int, err error) error {
 	case errors.Is(err, sys.ErrGone):
 		c.replied, c.gone = true, true
 		return err
+	case errors.Is(err, errForeign):
+		return c.proceed()
 	case errors.As(err, &errno):
 		err := c.refuse(errno)
 		if c.interrupting {
@@ -522,7 +540,7 @@ func (c *Call) performBlocking(name []byte) (int, error) {
 
 func (c *Call) mayBlock() bool {
 	flags, err := unix.FcntlInt(uintptr(c.socket), unix.F_GETFL, 0)
-	return err == nil && flags&unix.O_NONBLOCK == 0 && (c.Op == Send || c.kind.typ != unix.SOCK_DGRAM)
+	return err == nil && flags&unix.O_NONBLOCK == 0 && (c.Op == Send || c.Op == Connect && c.kind.typ != unix.SOCK_DGRAM)
 }
 
 // bindLocal returns the socket's local address and binds an unbound one to a

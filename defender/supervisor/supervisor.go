@@ -49,6 +49,8 @@ const (
 	Exec Op = iota + 1
 	Connect
 	Send
+	Bind
+	Listen
 )
 
 // Level says how sure an answer is; see the package comment.
@@ -73,10 +75,12 @@ type Call struct {
 
 	Program *Program // of Exec
 
-	// Of Connect and Send: where to, in canonical form. Addr is not valid for
-	// a message without a destination.
-	Network string // "tcp", "udp", or "ip" for others
+	// Of Connect and Send: where to, in canonical form. Of Bind and Listen:
+	// the socket's own address. Addr is not valid for a message without a
+	// destination, and for a Unix socket, which has a Path.
+	Network string // "tcp", "udp", NetworkUnix, "ip" for others, "" if nobody knows
 	Addr    netip.AddrPort
+	Path    string
 	Payload []byte // of Send: what it sends
 
 	s        *Supervisor
@@ -115,6 +119,9 @@ type Config struct {
 	Levels  Levels // what the self-test found
 	// NoNewPrivs says that set-uid programs gain nothing in the target anyway.
 	NoNewPrivs bool
+	// WatchUnix reports whether connects to Unix sockets are to be described;
+	// nil never.
+	WatchUnix func() bool
 	// Exited is told of a child of ours that ended under our eyes during an
 	// exec, where no other wait can see it.
 	Exited func(pid int, status unix.WaitStatus)
@@ -245,6 +252,10 @@ func (s *Supervisor) answer(n *sys.Notif, slot []byte, known pids) {
 		s.sendmsg(c)
 	case unix.SYS_SENDMMSG:
 		s.sendmmsg(c)
+	case unix.SYS_BIND:
+		s.bind(c)
+	case unix.SYS_LISTEN:
+		s.listen(c)
 	case unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_TGKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_RT_TGSIGQUEUEINFO,
 		unix.SYS_PIDFD_OPEN, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_PRLIMIT64, unix.SYS_SETPGID, unix.SYS_SETPRIORITY,
 		unix.SYS_IOPRIO_SET, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SCHED_SETATTR, unix.SYS_SCHED_SETPARAM,
@@ -328,7 +339,7 @@ func (c *Call) Reply(r Reply) Outcome {
 		return Outcome{Level: Refused, Err: c.refuse(r.Errno)}
 	case c.Op == Exec && c.Unknown == nil:
 		return c.proceedExec(r)
-	case (c.Op == Connect || c.Op == Send) && c.Unknown == nil && c.perform != nil:
+	case c.Op != Exec && c.Unknown == nil && c.perform != nil:
 		return c.proceedSocket(r)
 	}
 	return Outcome{Level: Checked, Err: c.proceed()}

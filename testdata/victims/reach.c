@@ -101,6 +101,7 @@ static long t_idle(int pid, int tid)
 	return sched_setscheduler(tid, SCHED_IDLE, &p);
 }
 static long t_nice(int pid, int tid) { (void)pid; return setpriority(PRIO_PROCESS, tid, 19); }
+static long t_ioprio(int pid, int tid) { (void)pid; return syscall(SYS_ioprio_set, 1, tid, 3 << 13); }
 static long t_pidfd(int pid, int tid)
 {
 	int fd = syscall(SYS_pidfd_open, tid, THREAD);
@@ -159,6 +160,7 @@ static const struct way ways[] = {
 	{"threads-affinity", t_affinity},
 	{"threads-scheduler", t_idle},
 	{"threads-nice", t_nice},
+	{"threads-ioprio", t_ioprio},
 	{"threads-pidfd", t_pidfd},
 	{"threads-proc-pidfd", t_proc_pidfd},
 	{"threads-proc-tid-pidfd", t_proc_tid_pidfd},
@@ -325,6 +327,16 @@ static long attack(int pid, const char *way)
 		return setpriority(PRIO_PROCESS, pid, 19);
 	if (is(way, "nice-group"))
 		return setpriority(PRIO_PGRP, getpgid(pid), 19);
+	// All processes of a user are those of the whole machine, but for a pid
+	// namespace: whoever starts this must have made one.
+	if (strstr(way, "-user") && !getenv("OWN_PID_NAMESPACE"))
+		die("needs a pid namespace");
+	if (is(way, "nice-user"))
+		return setpriority(PRIO_USER, getuid(), 19);
+	if (is(way, "nice-own-user"))
+		return setpriority(PRIO_USER, 0, 19);
+	if (is(way, "ioprio-user"))
+		return syscall(SYS_ioprio_set, 3, getuid(), 3 << 13);
 	if (is(way, "ioprio"))
 		return syscall(SYS_ioprio_set, 1, pid, 3 << 13);
 	if (is(way, "attach")) {
