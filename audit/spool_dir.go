@@ -165,7 +165,8 @@ func (h *home) close() {
 }
 
 // open opens a regular file. What somebody put in its place, such as a pipe
-// that would keep us waiting, is an error.
+// that would keep us waiting, is an error, and so is another user's file: in a
+// folder that everybody may write, it could hold somebody else's pinned key.
 func (h *home) open(name string, flags int) (*os.File, error) {
 	f, err := h.root.OpenFile(name, flags|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -174,6 +175,11 @@ func (h *home) open(name string, flags int) (*os.File, error) {
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%q is not a regular file", name)
+	}
+	if err == nil {
+		if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {
+			err = fmt.Errorf("%q belongs to another user", name)
+		}
 	}
 	if err != nil {
 		_ = f.Close()

@@ -398,6 +398,29 @@ func TestSpoolUnusableDirectory(t *testing.T) {
 	}
 }
 
+// In a folder that everybody may write, such as one below /tmp, another user
+// could have put a pinned key of his own before we came.
+func TestSpoolOfAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to give a file away")
+	}
+	dir := t.TempDir()
+	name := filepath.Join(dir, "enrolment.json")
+	if err := errors.Join(os.WriteFile(name, []byte("{}"), 0o644), os.Chown(name, 12345, -1)); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := spool(t, SpoolConfig{Dir: dir})
+	if got, err := s.Load("enrolment.json"); err == nil || errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "belongs to another user") {
+		t.Errorf("read %q: %v", got, err)
+	}
+	if err := s.Save("enrolment.json", []byte("mine")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Load("enrolment.json"); err != nil || string(got) != "mine" {
+		t.Errorf("read %q: %v", got, err)
+	}
+}
+
 func TestSpoolHasOneOwner(t *testing.T) {
 	dir := t.TempDir()
 	a, _ := spool(t, SpoolConfig{Dir: dir})

@@ -15,6 +15,8 @@
 // same thing, CloudFormation's for one, needs another editor only.
 package inject
 
+import "time"
+
 // What a protected definition says, and what the program in it must agree to.
 const (
 	// Sidecar is the container that brings the program.
@@ -28,6 +30,18 @@ const (
 	policyFile = Dir + "/policy.yaml"
 )
 
+// What a container with a Console does unless the options say otherwise.
+const (
+	// DefaultDataDir is a folder that nearly every image lets everybody make.
+	// It lasts as long as the container does, restarts included. Where it
+	// cannot be made, the Defender says so and works from memory.
+	DefaultDataDir = "/tmp/appdefender"
+	// DefaultWait is much longer than a Console takes to answer, and not so
+	// long that an application waits for one that is away until its platform
+	// gives up.
+	DefaultWait = 15 * time.Second
+)
+
 // Environment variables.
 const (
 	envConsole   = "DEFENDER_CONSOLE"
@@ -37,6 +51,8 @@ const (
 	envAppID     = "DEFENDER_APP_ID"
 	envContainer = "DEFENDER_CONTAINER"
 	envImage     = "DEFENDER_IMAGE"
+	envDataDir   = "DEFENDER_DATA_DIR"
+	envWait      = "DEFENDER_WAIT_FOR_POLICY"
 
 	// Of the sidecar alone: the text of the two files. So the definition holds
 	// each once, and needs no volume of its own for them.
@@ -48,7 +64,7 @@ const (
 // with DEFENDER_ are the owner's, to set switches of "defender run".
 var ours = map[string]bool{
 	envConsole: true, envToken: true, envCA: true, envPolicy: true,
-	envAppID: true, envContainer: true, envImage: true,
+	envAppID: true, envContainer: true, envImage: true, envDataDir: true, envWait: true,
 }
 
 // Labels of the sidecar.

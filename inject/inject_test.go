@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -273,6 +274,10 @@ func TestOptionFaults(t *testing.T) {
 		{"with a password", plain, func(o *Options) { o.Console = "https://a:b@c" }, []string{`console "https://a:b@c" must be scheme, host`}},
 		{"not a CA", plain, func(o *Options) { o.CA = []byte("hello") }, []string{"the CA has something that is not PEM"}},
 		{"a key for a CA", plain, func(o *Options) { o.CA = []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n") }, []string{"the CA has a PRIVATE KEY"}},
+		{"a wait for nobody", plain, func(o *Options) { *o = Options{DefenderImage: "d", Policy: []byte("version: 1"), DataDir: "/data"} }, []string{"a wait or a data directory is given, but no Console"}},
+		{"a wait of less than nothing", plain, func(o *Options) { o.Wait = new(time.Duration(-1)) }, []string{"the wait for a policy, -1ns,"}},
+		{"a data directory of nobody's", plain, func(o *Options) { o.DataDir = "data" }, []string{`the data directory "data" is not`}},
+		{"a data directory in the shared volume", plain, func(o *Options) { o.DataDir = Dir + "/data" }, []string{`the data directory "/var/lib/appdefender/data" is not`}},
 		{"no such container", plain, func(o *Options) { o.Entrypoints, o.Skip = map[string][]string{"wbe": {"x"}}, []string{"b"} }, []string{`the option skip names the container "b"`, `the option entrypoint names the container "wbe"`}},
 		{"all skipped", plain, func(o *Options) { o.Skip = []string{"web"} }, []string{"containerDefinitions: every container is to be skipped"}},
 		{"two entry points", plain, func(o *Options) { o.Entrypoints = map[string][]string{"web": {"y"}} }, []string{`containerDefinitions[0].entryPoint: "web" has one`}},
@@ -355,6 +360,31 @@ func TestEditedByHand(t *testing.T) {
 	})
 }
 
+// Without a wait the application would begin under the shipped default.
+func TestWaitAndData(t *testing.T) {
+	const def = `"DEFENDER_DATA_DIR", "value": "/tmp/appdefender"}, {"name": "DEFENDER_WAIT_FOR_POLICY", "value": "15s"}`
+	const other = `"DEFENDER_DATA_DIR", "value": "/data"}, {"name": "DEFENDER_WAIT_FOR_POLICY", "value": "0s"}`
+	plain := definition(`, "entryPoint": ["x"]`, "")
+	chosen := options("")
+	chosen.Wait, chosen.DataDir = new(time.Duration), "/data"
+	local := Options{DefenderImage: "d", Policy: []byte("version: 1\n")}
+
+	first, _, err := Task([]byte(plain), options(""))
+	if err != nil || !strings.Contains(string(first), def) {
+		t.Errorf("%v:\n%s", err, first)
+	}
+	second, _, err := Task(first, chosen)
+	if err != nil || !strings.Contains(string(second), other) {
+		t.Errorf("%v:\n%s", err, second)
+	}
+	if third, _, err := Task(second, Options{Version: "1.0"}); err != nil || !bytes.Equal(third, second) {
+		t.Errorf("what was chosen is not kept: %v:\n%s", err, third)
+	}
+	if out, _, err := Task([]byte(plain), local); err != nil || strings.Contains(string(out), "DEFENDER_WAIT") || strings.Contains(string(out), "DEFENDER_DATA") {
+		t.Errorf("without a Console: %v:\n%s", err, out)
+	}
+}
+
 func TestNotProtected(t *testing.T) {
 	in := read(t, "seed.json")
 	out, rep, err := Remove(in)
@@ -374,6 +404,20 @@ func TestNotes(t *testing.T) {
 	out, rep, err = Task(out, Options{TokenSecret: secret})
 	if err != nil || bytes.Contains(out, []byte("t0k")) || len(rep.Notes) != 1 || !strings.Contains(rep.Notes[0], "executionRoleArn") {
 		t.Errorf("%v, notes %q\n%s", err, rep.Notes, out)
+	}
+}
+
+func TestReadOnlyNote(t *testing.T) {
+	for in, want := range map[string]bool{
+		`"readonlyRootFilesystem": true`:  true,
+		`"readonlyRootFilesystem": false`: false,
+		`"readonlyRootFilesystem": true, "mountPoints": [{"containerPath": "/tmp/", "sourceVolume": "v"}]`: false,
+		`"readonlyRootFilesystem": true, "mountPoints": [{"containerPath": "/tmpx", "sourceVolume": "v"}]`: true,
+	} {
+		_, rep, err := Task([]byte(definition(`, "entryPoint": ["x"], `+in, `"executionRoleArn": "a", `)), options(""))
+		if err != nil || len(rep.Notes) > 0 != want {
+			t.Errorf("%s: %v, notes %q", in, err, rep.Notes)
+		}
 	}
 }
 

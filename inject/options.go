@@ -9,8 +9,10 @@ import (
 	"maps"
 	"net/netip"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -32,6 +34,13 @@ type Options struct {
 	CA []byte
 	// Policy is a policy file. With a Console it holds until that answers.
 	Policy []byte
+	// Wait is how long an application waits, before it starts, for the
+	// Console's policy; nil: [DefaultWait]. Until then it would run under
+	// Policy or, without one, under one that refuses nothing.
+	Wait *time.Duration
+	// DataDir is where, in each container, the Defender keeps unsent audits
+	// and the last good policy; empty: [DefaultDataDir].
+	DataDir string
 
 	// AppID is what the containers' App ID is; empty: the family, a colon and
 	// a new random UUID.
@@ -60,6 +69,10 @@ func (o Options) inherit(p *prior, t *task) Options {
 	fill(&o.DefenderImage, p.defenderImage)
 	fill(&o.Console, p.env[envConsole])
 	fill(&o.AppID, p.env[envAppID])
+	fill(&o.DataDir, p.env[envDataDir])
+	if wait, err := time.ParseDuration(p.env[envWait]); o.Wait == nil && err == nil {
+		o.Wait = &wait
+	}
 	if o.Token == "" && o.TokenSecret == "" {
 		o.Token, o.TokenSecret = p.env[envToken], p.tokenSecret
 	}
@@ -110,6 +123,8 @@ func (o *Options) validate(f *faults) {
 		f.add("", "a token is given, but no Console to show it to")
 	case o.Console == "" && len(o.CA) > 0:
 		f.add("", "a CA is given, but no Console to check with it")
+	case o.Console == "" && (o.Wait != nil || o.DataDir != ""):
+		f.add("", "a wait or a data directory is given, but no Console to wait for or to keep anything for")
 	case o.Console != "" && o.Token == "" && o.TokenSecret == "":
 		f.add("", "the Console needs an enrolment token: name a secret that holds it, or a file")
 	case o.Token != "" && o.TokenSecret != "":
@@ -119,6 +134,12 @@ func (o *Options) validate(f *faults) {
 		if msg := consoleFault(o.Console); msg != "" {
 			f.add("", fmt.Sprintf("console %q %s", o.Console, msg))
 		}
+	}
+	if o.Wait != nil && *o.Wait < 0 {
+		f.add("", fmt.Sprintf("the wait for a policy, %s, is less than nothing", *o.Wait))
+	}
+	if dir := o.DataDir; dir != "" && (!path.IsAbs(dir) || dir != path.Clean(dir) || dir == "/" || dir == Dir || strings.HasPrefix(dir, Dir+"/")) {
+		f.add("", fmt.Sprintf("the data directory %q is not a folder of a container's own, such as %q (%s is shared, and closed to it)", dir, DefaultDataDir, Dir))
 	}
 	for what, s := range map[string]string{
 		"the token": o.Token, "the token's secret": o.TokenSecret,
@@ -133,6 +154,25 @@ func (o *Options) validate(f *faults) {
 			f.add("", "the CA "+err.Error())
 		}
 	}
+}
+
+// dataDir returns the value of DEFENDER_DATA_DIR; "" is none.
+func (o *Options) dataDir() string {
+	if o.DataDir == "" && o.Console != "" {
+		return DefaultDataDir
+	}
+	return o.DataDir
+}
+
+// wait returns the value of DEFENDER_WAIT_FOR_POLICY; "" is none.
+func (o *Options) wait() string {
+	switch {
+	case o.Console == "":
+		return ""
+	case o.Wait == nil:
+		return DefaultWait.String()
+	}
+	return o.Wait.String()
 }
 
 func consoleFault(s string) string {

@@ -402,12 +402,28 @@ func (t *task) protect(o *Options) *Report {
 }
 
 func (t *task) notes(o *Options, rep *Report) {
+	for _, c := range t.containers {
+		if o.Console != "" && !slices.Contains(o.Skip, c.name) && t.isTrue(c.get("readonlyRootFilesystem")) && !t.mounts(c, o.dataDir()) {
+			rep.Notes = append(rep.Notes, fmt.Sprintf(
+				"The container %q may not write %s: what the Defender keeps is in memory. Give it a volume there, or another data directory.", c.name, o.dataDir()))
+		}
+	}
 	if o.Token != "" {
 		rep.Notes = append(rep.Notes, "The enrolment token stands in the definition, for everybody to read who may see it; a secret of the platform keeps it.")
 	}
 	if o.TokenSecret != "" && t.root.get("executionRoleArn").none() {
 		rep.Notes = append(rep.Notes, "The definition has no executionRoleArn; the platform needs one, with leave to read the token's secret.")
 	}
+}
+
+func (t *task) isTrue(n *node) bool { return n != nil && string(t.data[n.start:n.end]) == "true" }
+
+// mounts reports whether a volume is mounted at dir or above it.
+func (t *task) mounts(c *container, dir string) bool {
+	return slices.ContainsFunc(t.objects(c.node, "mountPoints"), func(el *node) bool {
+		at := strings.TrimRight(t.str(el, "containerPath", false), "/")
+		return at == dir || strings.HasPrefix(dir, at+"/")
+	})
 }
 
 func (t *task) protectContainer(c *container, o *Options, u undo) {
@@ -424,7 +440,7 @@ func (t *task) protectContainer(c *container, o *Options, u undo) {
 	variables := list{}
 	for _, v := range [][2]string{
 		{envConsole, o.Console}, {envToken, o.Token}, {envCA, ifAny(o.CA, caFile)}, {envPolicy, ifAny(o.Policy, policyFile)},
-		{envAppID, o.AppID}, {envContainer, c.name}, {envImage, name},
+		{envAppID, o.AppID}, {envContainer, c.name}, {envImage, name}, {envDataDir, o.dataDir()}, {envWait, o.wait()},
 	} {
 		if v[1] != "" {
 			variables = append(variables, object{{"name", v[0]}, {"value", v[1]}})

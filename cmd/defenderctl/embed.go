@@ -39,6 +39,8 @@ func (a *app) embedTaskDefinition() *cli.Command {
 			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the enrolment token, which then stands in the definition"},
 			&cli.StringFlag{Name: "ca", Usage: "`FILE` with the certificates, in PEM, that the Console's may be signed by"},
 			&cli.StringFlag{Name: "policy", Usage: "`FILE` with the policy that holds without a Console, or until it answers"},
+			&cli.DurationFlag{Name: "wait-for-policy", Usage: "start the application when the Console's policy is in force, or after `DURATION` (default: " + inject.DefaultWait.String() + ")"},
+			&cli.StringFlag{Name: "data-dir", Usage: "`DIR` in each container that keeps unsent audits and the last good policy (default: " + inject.DefaultDataDir + ")"},
 			&cli.StringFlag{Name: "app-id", Usage: "App `ID` (default: the family, a colon and a new UUID)"},
 			&cli.StringSliceFlag{Name: "image", Usage: "`NAME=IMAGE` that rules know container NAME by, if it is not its image"},
 			&cli.StringSliceFlag{Name: "entrypoint", Usage: "`NAME=JSON`: the ENTRYPOINT of container NAME's image, as a list; [] if it has none"},
@@ -100,7 +102,11 @@ func (a *app) taskDefinition(c *cli.Context) error {
 func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 	o := inject.Options{
 		DefenderImage: c.String("defender-image"), Console: c.String("console"), TokenSecret: c.String("token-secret"),
-		AppID: c.String("app-id"), Skip: c.StringSlice("skip"), Version: version,
+		DataDir: c.String("data-dir"), AppID: c.String("app-id"), Skip: c.StringSlice("skip"), Version: version,
+	}
+	if c.IsSet("wait-for-policy") {
+		wait := c.Duration("wait-for-policy")
+		o.Wait = &wait
 	}
 	if len(o.Skip) == 0 {
 		o.Skip = nil
