@@ -21,8 +21,10 @@ type Config struct {
 	// standard error, "none" for nothing.
 	AuditLog string
 
-	FailOpen   bool       // let the target run where it cannot be supervised
-	Supervisor string     // "auto" or "" for the best level, "notify" for no less
+	FailOpen bool // let the target run where it cannot be supervised
+	// Supervisor is the backend, one of supervisor.Backend, or "auto" or "" for
+	// the best that works here.
+	Supervisor string
 	KeepPtrace bool       // leave CAP_SYS_PTRACE to the target
 	ResolvConf ResolvConf // what to do with /etc/resolv.conf
 	DryRun     bool       // refuse nothing, tell what would be refused

@@ -128,11 +128,10 @@ func (d *Defender) apply(p *policy.Policy) error {
 
 // status is what a heartbeat says beyond the line's own state.
 func (d *Defender) status(h *wire.Heartbeat) {
-	h.Level = "none"
-	if d.levels.Listener {
-		h.Level = "notify"
+	h.Level = string(d.levels.Backend)
+	for _, lost := range d.levels.Lost {
+		h.Lost = append(h.Lost, lost.String())
 	}
-	h.Lost = d.levels.Lost
 	h.FailOpen, h.DryRun = d.cfg.FailOpen, d.cfg.DryRun
 	h.Started = d.started
 	h.Dropped += d.queue.Lost()

@@ -46,6 +46,10 @@ type Defender struct {
 	target *child.Child
 	levels supervisor.Levels
 	super  *supervisor.Supervisor
+	// What [Defender.Wait] is to do: begin to trace, or just reap.
+	traced  chan func(error)
+	reap    context.Context
+	noTrace context.CancelFunc
 
 	proxy   *dnsproxy.Proxy
 	askers  dnsproxy.Askers
@@ -62,8 +66,8 @@ type Defender struct {
 // New returns a Defender for a target that the early processes will become.
 // Nothing runs yet. The policy must be free of faults.
 //
-// It makes the target's first process, so [Defender.Target].Reap must be
-// called on the first thread.
+// It makes the target's first process, so [Defender.Wait] must be called on
+// the first thread.
 func New(cfg Config) (*Defender, error) {
 	if !early.Available() {
 		return nil, errors.New(`there is no stage: "run" must be the program's first argument`)
@@ -71,7 +75,9 @@ func New(cfg Config) (*Defender, error) {
 	if len(cfg.Argv) == 0 {
 		return nil, errors.New("there is no command to run")
 	}
-	d := &Defender{cfg: cfg, target: child.New(early.Stage().PID()), started: time.Now()}
+	d := &Defender{cfg: cfg, target: child.New(early.Stage().PID()), started: time.Now(),
+		traced: make(chan func(error))}
+	d.reap, d.noTrace = context.WithCancel(context.Background())
 	if cfg.Policy != nil {
 		engine, err := policy.Compile(cfg.Policy, cfg.Workload)
 		if err != nil {
@@ -101,6 +107,7 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 	stopSignals := make(chan struct{})
 	defer close(stopSignals)
 	d.target.Forward(stopSignals)
+	defer d.noTrace()
 
 	path, exit, err := child.LookPath(d.cfg.Argv[0])
 	if err != nil {
@@ -130,7 +137,7 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 		}
 	}()
 
-	err = d.prepareFilter()
+	err = d.chooseBackend()
 	if line != nil {
 		// With the levels known, for the heartbeat, and before resolv.conf
 		// names us.
@@ -205,30 +212,64 @@ func (d *Defender) summarize() {
 	}
 }
 
-// prepareFilter builds the filter and finds out what supervision can do here.
-func (d *Defender) prepareFilter() error {
-	prog, err := supervisor.BuildFilter(supervisor.Self{
-		Supervisor: os.Getpid(), Family: early.Family(), Groups: supervisor.OurGroups(),
-	})
-	if err == nil {
-		err = early.SetFilter(prog)
-	}
-	if err != nil {
-		return err
-	}
-	d.levels, err = supervisor.SelfTest(early.Probe())
-	if err != nil {
-		if d.cfg.Supervisor == "notify" || !d.cfg.FailOpen && d.refuses() {
-			return fmt.Errorf("%w; the policy refuses things, and --on-failure is closed", err)
+// chooseBackend finds out what supervision can do here, and leaves the filter
+// for the stage.
+func (d *Defender) chooseBackend() error {
+	defer early.DismissProbes()
+	var err error
+	d.levels, err = SelfTest(d.cfg.Supervisor)
+	switch {
+	case d.levels.Backend == supervisor.Observe && !d.cfg.FailOpen && d.refuses():
+		if err == nil {
+			err = errors.New("observing refuses nothing")
 		}
-		d.notice("%v: the target runs unsupervised, only its lookups are seen", err)
+		return fmt.Errorf("%w; the policy refuses things, and --on-failure is closed", err)
+	case d.levels.Backend == supervisor.Observe:
+		if err != nil {
+			d.notice("%v", err)
+		}
 		early.ClearFilter()
-		return nil
+	case err != nil:
+		d.notice("%v: the level is %s", err, d.levels.Backend)
 	}
 	for _, lost := range d.levels.Lost {
 		d.notice("%s", lost)
 	}
+	if d.levels.Backend == supervisor.ByPtrace && d.cfg.FailOpen {
+		d.notice("under a tracer the target ends with the defender, whatever --on-failure says")
+		d.cfg.FailOpen = false
+	}
 	return nil
+}
+
+// SelfTest tries backends, the best first, or only the named one ("" and
+// "auto" name none). The error says why a better one does not work; with one
+// that was named, the level is then to observe.
+func SelfTest(name string) (supervisor.Levels, error) {
+	observe := supervisor.Levels{Backend: supervisor.Observe, Lost: []supervisor.Lost{{
+		What: "nothing can be refused: only lookups are judged and processes that live long enough are seen",
+	}}}
+	var errs []error
+	for n, by := range []supervisor.Backend{supervisor.ByNotify, supervisor.ByPtrace} {
+		if name != "" && name != "auto" && name != string(by) {
+			continue
+		}
+		prog, err := supervisor.BuildFilter(supervisor.Self{
+			Supervisor: os.Getpid(), Family: early.Family(), Groups: supervisor.OurGroups(),
+		}, by)
+		if err == nil {
+			err = early.SetFilter(prog, by == supervisor.ByPtrace)
+		}
+		if err != nil {
+			return observe, err
+		}
+		levels, err := supervisor.SelfTest(by, early.Probe(n))
+		if err == nil {
+			return levels, errors.Join(errs...)
+		}
+		errs = append(errs, err)
+	}
+	return observe, errors.Join(errs...)
 }
 
 func (d *Defender) refuses() bool {
@@ -252,16 +293,24 @@ func (d *Defender) startTarget(path string) error {
 		return fmt.Errorf("starting the target: %w", err)
 	}
 	stage := early.Stage()
+	bound, _ := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	cfg := supervisor.Config{Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1, Exited: d.target.Exited}
+	if d.levels.Backend == supervisor.ByPtrace {
+		d.super = supervisor.Trace(cfg, d.target.Stopped)
+		d.super.Start()
+		if err := d.trace(); err != nil {
+			return fmt.Errorf("starting the target: %w", err)
+		}
+	}
+	d.noTrace()
 	stage.Go()
 	listener, err := stage.Listener()
 	if err != nil {
 		return fmt.Errorf("starting the target: %w", err)
 	}
 	if listener >= 0 {
-		bound, _ := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-		d.super = supervisor.New(listener, supervisor.Config{
-			Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1 || stage.LostSetUID(), Exited: d.target.Exited,
-		})
+		cfg.NoNewPrivs = cfg.NoNewPrivs || stage.LostSetUID()
+		d.super = supervisor.Notify(listener, cfg)
 		d.super.Start()
 		if err := early.ShareListener(listener); err != nil {
 			d.notice("the guardian has no listener: %v", err)
@@ -277,6 +326,25 @@ func (d *Defender) startTarget(path string) error {
 		d.notice("the target keeps CAP_SYS_PTRACE and may reach the defender: dropping it needs CAP_SETPCAP")
 	}
 	return releaseDescriptors()
+}
+
+// Wait looks after our children until none is left. It must be called on the
+// first thread of the process (main, with the thread locked in an init
+// function), which they belong to; a tracer works on that thread as well.
+func (d *Defender) Wait() {
+	select {
+	case begin := <-d.traced:
+		d.super.Run(d.target.PID(), begin)
+	case <-d.reap.Done():
+	}
+	d.target.Reap()
+}
+
+// trace has the first thread begin to trace the stage.
+func (d *Defender) trace() error {
+	begun := make(chan error, 1)
+	d.traced <- func(err error) { begun <- err }
+	return <-begun
 }
 
 // releaseDescriptors closes what belongs to the target, so that its readers

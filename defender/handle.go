@@ -41,15 +41,17 @@ func isEvent(c *supervisor.Call) bool {
 // settle replies, and records what happened.
 func (d *Defender) settle(c *supervisor.Call, ev *policy.Event, v policy.Verdict, r supervisor.Reply) {
 	at := time.Now() // receivers reply at their own pace, and records are told in order
-	out := c.Reply(r)
-	// A launch that the kernel then refused was none. A connect to nobody is an
-	// attempt all the same.
-	if v.Tell() && (!v.Allow || !out.Failed || ev.Kind == policy.Outbound) {
-		d.record(ev, v, out, at)
+	r.Then = func(out supervisor.Outcome) {
+		// A launch that the kernel then refused was none. A connect to nobody is
+		// an attempt all the same.
+		if v.Tell() && (!v.Allow || !out.Failed || ev.Kind == policy.Outbound) {
+			d.record(ev, v, out, at)
+		}
+		if s := out.Swapped; s != nil {
+			d.recordSwap(ev, v, s, out, at)
+		}
 	}
-	if s := out.Swapped; s != nil {
-		d.recordSwap(ev, v, s, out, at)
-	}
+	c.Reply(r)
 }
 
 // unverifiable judges a launch that the supervisor cannot verify as a call

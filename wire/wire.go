@@ -120,7 +120,7 @@ type Acknowledged struct {
 // Heartbeat is how a Defender is.
 type Heartbeat struct {
 	Identity
-	// Level is "notify", or "none" where supervision is not possible.
+	// Level is "notify", "ptrace", or "observe" where nothing can be refused.
 	Level      string   `json:"level"`
 	Lost       []string `json:"lost,omitempty"` // parts of the level that are missing, for people
 	FailOpen   bool     `json:"failOpen,omitempty"`

@@ -89,7 +89,7 @@ func (a *app) run() *cli.Command {
 			&cli.StringFlag{Name: "image", EnvVars: env("IMAGE"), Usage: "image name that rules select by"},
 			&cli.StringFlag{Name: "audit-log", EnvVars: env("AUDIT_LOG"), Usage: "`FILE` for audits, one JSON object a line; - is standard error, none is nowhere (default: -, or none in a dry run)"},
 			&cli.StringFlag{Name: "on-failure", EnvVars: env("ON_FAILURE"), Value: "closed", Usage: "if the defender cannot supervise or dies: `closed` ends the target, open lets it run"},
-			&cli.StringFlag{Name: "supervisor", EnvVars: env("SUPERVISOR"), Value: "auto", Usage: "`LEVEL` of supervision: auto for the best there is, notify for no less"},
+			&cli.StringFlag{Name: "supervisor", EnvVars: env("SUPERVISOR"), Value: "auto", Usage: "`LEVEL` of supervision: auto for the best there is, or notify, ptrace or observe and no other"},
 			&cli.BoolFlag{Name: "keep-ptrace", EnvVars: env("KEEP_PTRACE"), Usage: "leave the capability SYS_PTRACE to the target, which may then reach the defender as root"},
 			&cli.StringFlag{Name: "resolv-conf", EnvVars: env("RESOLV_CONF"), Value: "auto", Usage: "auto rewrites /etc/resolv.conf in a container; `rewrite` always, leave never"},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: env("DRY_RUN"), Usage: "refuse nothing; tell what would be refused, and sum up at the end"},
@@ -123,11 +123,10 @@ func (a *app) runTarget(c *cli.Context) error {
 	go func() {
 		// Run may end before a target exists.
 		err := <-ended
-		early.Stage().Dismiss()
-		early.Probe().Dismiss()
+		early.DismissAll()
 		ended <- err
 	}()
-	d.Target().Reap()
+	d.Wait()
 	return <-ended
 }
 
@@ -160,7 +159,7 @@ func config(c *cli.Context) (defender.Config, error) {
 		errs = append(errs, err)
 	}
 	oneOf("on-failure", "closed", "open")
-	oneOf("supervisor", "auto", "notify")
+	oneOf("supervisor", "auto", "notify", "ptrace", "observe")
 	oneOf("resolv-conf", "auto", "rewrite", "leave")
 	cfg.FailOpen = c.String("on-failure") == "open"
 	if len(cfg.Argv) == 0 {

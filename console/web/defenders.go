@@ -32,7 +32,9 @@ func (d defenderLine) LevelHint() string {
 	switch d.Level {
 	case "notify":
 		return "Every judged call is stopped before it happens."
-	case "none":
+	case "ptrace":
+		return "Every judged call is stopped before it happens, by a tracer."
+	case "observe":
 		return "This machine does not let the Defender supervise: nothing is refused."
 	case "":
 		return "It has enrolled and not reported yet."

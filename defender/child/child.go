@@ -119,7 +119,7 @@ func (c *Child) Reap() {
 			time.Sleep(20 * time.Microsecond) // the tracer is about to take it
 		case code == sys.Stopped:
 			take(pid)
-			c.stopped(pid)
+			c.Stopped(pid)
 		default:
 			if ws, ok := take(pid); ok {
 				c.Exited(pid, ws)
@@ -134,10 +134,10 @@ func take(pid int) (ws unix.WaitStatus, ok bool) {
 	return ws, err == nil && got == pid && !ws.Stopped()
 }
 
-// stopped passes a stop by job control on to the shell above us, through the
+// Stopped passes a stop by job control on to the shell above us, through the
 // guardian. As process 1 there is no shell: nobody could continue the target,
 // and as process 1 itself it would not have stopped.
-func (c *Child) stopped(pid int) {
+func (c *Child) Stopped(pid int) {
 	if pid != c.pid {
 		return
 	}

@@ -26,7 +26,7 @@ func (s *Supervisor) exec(c *Call) {
 	c.Op, c.Name = Exec, "execve"
 	pathAt, dirfd, flags := c.arg(0), unix.AT_FDCWD, 0
 	c.argvAt = c.arg(1)
-	if c.n.Data.NR == unix.SYS_EXECVEAT {
+	if c.regs.NR == unix.SYS_EXECVEAT {
 		c.Name = "execveat"
 		pathAt, dirfd, flags = c.arg(1), c.argInt(0), c.argInt(4)
 		c.argvAt = c.arg(2)
@@ -108,81 +108,6 @@ func (c *Call) describeExec(pathAt uint64, dirfd, flags int) error {
 	}
 	c.Program, err = c.program(f, typed)
 	return err
-}
-
-// proceedExec lets an exec run and looks at what it loaded.
-//
-// One stop a call: seize the thread with TRACEEXEC, let the call run, and
-// interrupt at once. The thread then stops exactly once: in the exec event if
-// a program was loaded, in the interrupt's stop if the call failed. Waiting
-// for the exec event alone would hang on a failed call, and interrupting
-// before the answer would abort it on kernels without killable waits.
-//
-// Precondition: the OS thread is locked and stays the tracer.
-func (c *Call) proceedExec(r Reply) Outcome {
-	// Under a tracer without CAP_SYS_PTRACE the kernel lets a program gain no
-	// privileges (LSM_UNSAFE_PTRACE): better unverified than broken.
-	if !c.s.cfg.Levels.Trace || c.Program.gains && !c.s.cfg.NoNewPrivs && !sys.Can(unix.CAP_SYS_PTRACE) {
-		return Outcome{Level: Checked, Err: c.proceed()}
-	}
-	err := sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
-	if err != nil {
-		if gone := c.pending(); gone != nil {
-			c.replied = true
-			return Outcome{Level: Checked, Failed: true, Err: gone}
-		}
-		err = fmt.Errorf("another process traces it: %w", err)
-		if r.Unverifiable == nil || !r.Unverifiable(err) {
-			return Outcome{Level: Refused, Failed: true, Err: errors.Join(err, c.refuse(unix.EACCES))}
-		}
-		return Outcome{Level: Checked, Err: c.proceed()}
-	}
-	sent := c.proceed()
-	_ = sys.Interrupt(c.TID)
-	pid, status, err := sys.WaitTracee()
-	out := Outcome{Level: Verified, Err: sent}
-	switch {
-	case err != nil: // it died, and was reaped as the child of ours it was
-		out.Failed = true
-	case status.Exited() || status.Signaled():
-		out.Failed = true
-		c.s.exited(pid, status)
-	case int(status)>>16 == sys.EventExec:
-		if out.Swapped = c.verify(pid, r); out.Swapped != nil {
-			_ = unix.Kill(pid, unix.SIGKILL)
-			c.s.release(pid, unix.SIGKILL)
-		} else {
-			c.s.release(pid, 0)
-		}
-	case int(status)>>16 == sys.EventStop:
-		out.Failed = true
-		c.s.release(pid, 0)
-	default: // a signal was on its way: deliver it
-		out.Failed = true
-		c.s.release(pid, status.StopSignal())
-	}
-	return out
-}
-
-// release lets a stopped tracee go. One that was killed in the meantime is
-// still ours until we have waited for it, and would be taken for the next.
-func (s *Supervisor) release(pid int, sig syscall.Signal) {
-	if sys.Detach(pid, sig) == nil {
-		return
-	}
-	for {
-		got, status, err := sys.WaitTracee()
-		if err != nil {
-			return // somebody else has reaped it
-		}
-		if status.Exited() || status.Signaled() {
-			s.exited(got, status)
-			return
-		}
-		if sys.Detach(got, 0) == nil {
-			return
-		}
-	}
 }
 
 func (s *Supervisor) exited(pid int, status unix.WaitStatus) {

@@ -20,15 +20,15 @@ type Self struct {
 // all 64 bits would let 1<<32|pid through.
 const low = 0xffffffff
 
-// BuildFilter returns the seccomp program for a target, an array of
-// struct sock_filter.
+// BuildFilter returns the seccomp program for a target that is supervised in
+// the given way, an array of struct sock_filter.
 //
 // It asks about programs that start, addresses that are reached and signals
 // that could end us, and about nothing else: a call that is not named here costs a lookup in the kernel's
 // bitmap. A second ABI of the processor (i386, x32) does not exist for the
 // target: its calls would pass unseen. io_uring does not exist either: it
 // connects and sends without a call.
-func BuildFilter(self Self) ([]byte, error) {
+func BuildFilter(self Self, by Backend) ([]byte, error) {
 	f, err := seccomp.NewFilter(seccomp.ActAllow)
 	if err != nil {
 		return nil, fmt.Errorf("building filter: %w", err)
@@ -39,11 +39,15 @@ func BuildFilter(self Self) ([]byte, error) {
 	if err := f.SetBadArchAction(enosys); err != nil {
 		return nil, fmt.Errorf("building filter: %w", err)
 	}
-	b := builder{f: f}
-	for _, name := range []string{"execve", "execveat", "connect", "sendmsg", "sendmmsg", "bind", "listen"} {
-		b.add(seccomp.ActNotify, name)
+	b := builder{f: f, stop: seccomp.ActNotify}
+	if by == ByPtrace {
+		b.stop = seccomp.ActTrace
+		b.keepInFront()
 	}
-	b.add(seccomp.ActNotify, "sendto", arg(4, seccomp.CompareNotEqual, 0))
+	for _, name := range []string{"execve", "execveat", "connect", "sendmsg", "sendmmsg", "bind", "listen"} {
+		b.add(b.stop, name)
+	}
+	b.add(b.stop, "sendto", arg(4, seccomp.CompareNotEqual, 0))
 	b.add(enosys, "io_uring_setup")
 	b.protect(self, eperm)
 	if b.err != nil {
@@ -63,33 +67,33 @@ func BuildFilter(self Self) ([]byte, error) {
 // As process 1 we need no rule for signals: the kernel drops what would end
 // us, and what it lets through ("kill -HUP 1") is for the target and passed on.
 func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
-	b.add(seccomp.ActNotify, "prlimit64", arg(0, seccomp.CompareNotEqual, 0), arg(2, seccomp.CompareNotEqual, 0))
+	b.add(b.stop, "prlimit64", arg(0, seccomp.CompareNotEqual, 0), arg(2, seccomp.CompareNotEqual, 0))
 	// 0 is the caller; any other number may be a thread of ours.
 	for _, name := range []string{"sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} {
-		b.add(seccomp.ActNotify, name, arg(0, seccomp.CompareNotEqual, 0))
+		b.add(b.stop, name, arg(0, seccomp.CompareNotEqual, 0))
 	}
 	// All processes of a user are the third kind of whom there is.
-	b.add(seccomp.ActNotify, "setpriority", arg(1, seccomp.CompareNotEqual, 0))
-	b.add(seccomp.ActNotify, "setpriority", isInt(0, unix.PRIO_USER))
-	b.add(seccomp.ActNotify, "ioprio_set", arg(1, seccomp.CompareNotEqual, 0))
-	b.add(seccomp.ActNotify, "ioprio_set", isInt(0, ioprioUser))
+	b.add(b.stop, "setpriority", arg(1, seccomp.CompareNotEqual, 0))
+	b.add(b.stop, "setpriority", isInt(0, unix.PRIO_USER))
+	b.add(b.stop, "ioprio_set", arg(1, seccomp.CompareNotEqual, 0))
+	b.add(b.stop, "ioprio_set", isInt(0, ioprioUser))
 	if self.Supervisor == 1 {
 		return
 	}
 	for _, pid := range append([]int{self.Supervisor}, self.Family...) {
 		for _, name := range []string{"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill", "pidfd_open"} {
-			b.add(seccomp.ActNotify, name, isInt(0, pid))
+			b.add(b.stop, name, isInt(0, pid))
 		}
 	}
 	// Both of us at once: everybody, our group, or a group made ours.
-	b.add(seccomp.ActNotify, "kill", isInt(0, -1))
+	b.add(b.stop, "kill", isInt(0, -1))
 	for _, group := range self.Groups {
-		b.add(seccomp.ActNotify, "kill", isInt(0, -group))
-		b.add(seccomp.ActNotify, "setpgid", isInt(1, group))
+		b.add(b.stop, "kill", isInt(0, -group))
+		b.add(b.stop, "setpgid", isInt(1, group))
 	}
 	for _, sig := range []int{int(unix.SIGKILL), int(unix.SIGSTOP)} {
 		for _, name := range []string{"kill", "tkill", "rt_sigqueueinfo", "pidfd_send_signal"} {
-			b.add(seccomp.ActNotify, name, isInt(1, sig))
+			b.add(b.stop, name, isInt(1, sig))
 		}
 	}
 	// The kernel sends these to whomever F_SETOWN names, and in its name: those
@@ -101,9 +105,20 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 	}
 }
 
+// keepInFront refuses a listener of the target's own: its answer would come
+// before a tracer's (seccomp(2), order of actions), and ours would never be
+// asked. Under a listener of ours the kernel says the same by itself.
+func (b *builder) keepInFront() {
+	ebusy := seccomp.ActErrno.SetReturnCode(int16(unix.EBUSY))
+	const listener = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	b.add(ebusy, "seccomp", isInt(0, unix.SECCOMP_SET_MODE_FILTER),
+		seccomp.ScmpCondition{Argument: 1, Op: seccomp.CompareMaskedEqual, Operand1: listener, Operand2: listener})
+}
+
 type builder struct {
-	f   *seccomp.ScmpFilter
-	err error
+	f    *seccomp.ScmpFilter
+	stop seccomp.ScmpAction // asks us
+	err  error
 }
 
 func (b *builder) add(action seccomp.ScmpAction, name string, when ...seccomp.ScmpCondition) {

@@ -59,7 +59,9 @@ func machine(prog []byte, data [64]byte) (action uint32, err error) {
 
 const (
 	allow  = unix.SECCOMP_RET_ALLOW
-	notify = unix.SECCOMP_RET_USER_NOTIF
+	stop   = unix.SECCOMP_RET_USER_NOTIF
+	trace  = unix.SECCOMP_RET_TRACE
+	ebusy  = unix.SECCOMP_RET_ERRNO | uint32(unix.EBUSY)
 	enosys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 	eperm  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 )
@@ -84,10 +86,7 @@ func neg(n int) uint64 { return uint64(uint32(-n)) }
 
 func TestFilter(t *testing.T) {
 	const supervisor, guardian, group = 4001, 4000, 4000
-	prog, err := BuildFilter(Self{Supervisor: supervisor, Family: []int{guardian}, Groups: []int{group, supervisor}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := Self{Supervisor: supervisor, Family: []int{guardian}, Groups: []int{group, supervisor}}
 	const high = 0x7_0000_0000
 	tests := []struct {
 		name string
@@ -95,43 +94,60 @@ func TestFilter(t *testing.T) {
 		args []uint64
 		want uint32
 	}{
-		{"execve", unix.SYS_EXECVE, nil, notify},
-		{"execveat", unix.SYS_EXECVEAT, nil, notify},
-		{"connect", unix.SYS_CONNECT, nil, notify},
-		{"sendmsg", unix.SYS_SENDMSG, nil, notify},
-		{"sendmmsg", unix.SYS_SENDMMSG, nil, notify},
+		{"execve", unix.SYS_EXECVE, nil, stop},
+		{"execveat", unix.SYS_EXECVEAT, nil, stop},
+		{"connect", unix.SYS_CONNECT, nil, stop},
+		{"sendmsg", unix.SYS_SENDMSG, nil, stop},
+		{"sendmmsg", unix.SYS_SENDMMSG, nil, stop},
 		{"sendto without an address", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0, 0}, allow},
-		{"sendto with one", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0x7fff0000, 16}, notify},
-		{"sendto with one in the upper half", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0x7fff_0000_0000, 16}, notify},
+		{"sendto with one", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0x7fff0000, 16}, stop},
+		{"sendto with one in the upper half", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0x7fff_0000_0000, 16}, stop},
 		{"io_uring_setup", unix.SYS_IO_URING_SETUP, nil, enosys},
 
-		{"kill of the supervisor", unix.SYS_KILL, []uint64{supervisor, 15}, notify},
-		{"kill of it with a full register", unix.SYS_KILL, []uint64{high | supervisor, 15}, notify},
-		{"kill of the guardian", unix.SYS_KILL, []uint64{guardian, 15}, notify},
+		{"kill of the supervisor", unix.SYS_KILL, []uint64{supervisor, 15}, stop},
+		{"kill of it with a full register", unix.SYS_KILL, []uint64{high | supervisor, 15}, stop},
+		{"kill of the guardian", unix.SYS_KILL, []uint64{guardian, 15}, stop},
 		{"kill of another", unix.SYS_KILL, []uint64{4002, 15}, allow},
 		{"kill of the own group", unix.SYS_KILL, []uint64{0, 15}, allow},
-		{"kill of everybody", unix.SYS_KILL, []uint64{neg(1), 15}, notify},
-		{"kill of everybody with a full register", unix.SYS_KILL, []uint64{^uint64(0), 15}, notify},
-		{"kill of our group", unix.SYS_KILL, []uint64{neg(group), 15}, notify},
-		{"kill of our group with a full register", unix.SYS_KILL, []uint64{high | neg(group), 15}, notify},
-		{"SIGKILL to anybody", unix.SYS_KILL, []uint64{4002, 9}, notify},
-		{"SIGKILL with a full register", unix.SYS_KILL, []uint64{4002, high | 9}, notify},
-		{"SIGSTOP to anybody", unix.SYS_TKILL, []uint64{4002, 19}, notify},
-		{"tgkill in the supervisor", unix.SYS_TGKILL, []uint64{supervisor, 4005, 9}, notify},
-		{"joining our group", unix.SYS_SETPGID, []uint64{0, group}, notify},
+		{"kill of everybody", unix.SYS_KILL, []uint64{neg(1), 15}, stop},
+		{"kill of everybody with a full register", unix.SYS_KILL, []uint64{^uint64(0), 15}, stop},
+		{"kill of our group", unix.SYS_KILL, []uint64{neg(group), 15}, stop},
+		{"kill of our group with a full register", unix.SYS_KILL, []uint64{high | neg(group), 15}, stop},
+		{"SIGKILL to anybody", unix.SYS_KILL, []uint64{4002, 9}, stop},
+		{"SIGKILL with a full register", unix.SYS_KILL, []uint64{4002, high | 9}, stop},
+		{"SIGSTOP to anybody", unix.SYS_TKILL, []uint64{4002, 19}, stop},
+		{"tgkill in the supervisor", unix.SYS_TGKILL, []uint64{supervisor, 4005, 9}, stop},
+		{"joining our group", unix.SYS_SETPGID, []uint64{0, group}, stop},
 		{"joining another group", unix.SYS_SETPGID, []uint64{0, 4002}, allow},
-		{"pidfd of the supervisor", unix.SYS_PIDFD_OPEN, []uint64{supervisor, 0}, notify},
-		{"SIGKILL by pidfd", unix.SYS_PIDFD_SEND_SIGNAL, []uint64{5, 9}, notify},
+		{"pidfd of the supervisor", unix.SYS_PIDFD_OPEN, []uint64{supervisor, 0}, stop},
+		{"SIGKILL by pidfd", unix.SYS_PIDFD_SEND_SIGNAL, []uint64{5, 9}, stop},
 		{"SIGTERM by pidfd", unix.SYS_PIDFD_SEND_SIGNAL, []uint64{5, 15}, allow},
 		{"own limits", unix.SYS_PRLIMIT64, []uint64{0, 7, 0x1000, 0}, allow},
 		{"another's limits, read", unix.SYS_PRLIMIT64, []uint64{supervisor, 7, 0, 0x1000}, allow},
-		{"another's limits, set", unix.SYS_PRLIMIT64, []uint64{supervisor, 7, 0x1000, 0}, notify},
+		{"another's limits, set", unix.SYS_PRLIMIT64, []uint64{supervisor, 7, 0x1000, 0}, stop},
 		{"SIGKILL from a descriptor", unix.SYS_FCNTL, []uint64{5, unix.F_SETSIG, 9}, eperm},
 		{"an ordinary fcntl", unix.SYS_FCNTL, []uint64{5, unix.F_SETFL, 9}, allow},
+		{"an ordinary filter", unix.SYS_SECCOMP, []uint64{unix.SECCOMP_SET_MODE_FILTER, 0, 4}, allow},
 	}
-	for _, test := range tests {
-		if got := ask(t, prog, nativeArch, test.nr, test.args...); got != test.want {
-			t.Errorf("%s: %#x, want %#x", test.name, got, test.want)
+	for by, asks := range map[Backend]uint32{ByNotify: stop, ByPtrace: trace} {
+		prog, err := BuildFilter(self, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, test := range tests {
+			want := test.want
+			if want == stop {
+				want = asks
+			}
+			if got := ask(t, prog, nativeArch, test.nr, test.args...); got != want {
+				t.Errorf("%s, %s: %#x, want %#x", by, test.name, got, want)
+			}
+		}
+		want := map[Backend]uint32{ByNotify: allow, ByPtrace: ebusy}[by]
+		for _, flags := range []uint64{unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, 0x1f, high | 8} {
+			if got := ask(t, prog, nativeArch, unix.SYS_SECCOMP, high|unix.SECCOMP_SET_MODE_FILTER, flags, 4); got != want {
+				t.Errorf("%s, a listener with flags %#x: %#x, want %#x", by, flags, got, want)
+			}
 		}
 	}
 }
@@ -140,7 +156,7 @@ func TestFilter(t *testing.T) {
 // without a supervisor could not even end itself, and calls that are made all
 // the time would be slow.
 func TestFilterLeavesAlone(t *testing.T) {
-	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}})
+	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}}, ByNotify)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +176,7 @@ func TestFilterLeavesAlone(t *testing.T) {
 
 // TestFilterOtherTables asks about the other call tables of the processor.
 func TestFilterOtherTables(t *testing.T) {
-	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}})
+	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}}, ByNotify)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,14 +203,14 @@ func TestFilterOtherTables(t *testing.T) {
 // TestFilterOfTheFirstProcess asks about a container's first process, which
 // the kernel protects itself.
 func TestFilterOfTheFirstProcess(t *testing.T) {
-	prog, err := BuildFilter(Self{Supervisor: 1, Groups: []int{1}})
+	prog, err := BuildFilter(Self{Supervisor: 1, Groups: []int{1}}, ByNotify)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := ask(t, prog, nativeArch, unix.SYS_KILL, 1, 1); got != allow {
 		t.Errorf("kill -HUP 1: %#x", got)
 	}
-	if got := ask(t, prog, nativeArch, unix.SYS_EXECVE); got != notify {
+	if got := ask(t, prog, nativeArch, unix.SYS_EXECVE); got != stop {
 		t.Errorf("execve: %#x", got)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"appdefender/internal/sys"
 )
 
+const interruptSignal = early.InterruptSignal
+
 var catchOnce = sync.OnceFunc(early.CatchSignals)
 
 // threads are the receivers' OS threads.
@@ -40,7 +42,7 @@ func (t *threads) interruptUntil(stop <-chan struct{}) {
 	for {
 		t.mu.Lock()
 		for tid := range t.ids {
-			_ = sys.Tgkill(tid, early.InterruptSignal)
+			_ = sys.Tgkill(tid, interruptSignal)
 		}
 		t.mu.Unlock()
 		select {
@@ -101,7 +103,7 @@ func (w *watch) look() {
 		}
 		for c, tid := range w.blocked {
 			if c.s.closed.Load() || c.pending() != nil || c.s.interrupted(c.TID) {
-				_ = sys.Tgkill(tid, early.InterruptSignal)
+				_ = sys.Tgkill(tid, interruptSignal)
 			}
 		}
 		w.mu.Unlock()

@@ -27,7 +27,7 @@ func (s *Supervisor) bind(c *Call) {
 	if err == nil {
 		err = c.openSocket(c.argInt(0))
 	}
-	c.perform = func(name []byte) (int, error) {
+	c.perform = func(name []byte, _ int) (int, error) {
 		foreign, err := sys.Within(c.TID, 1<<unix.CAP_NET_BIND_SERVICE, func() error { return sys.Bind(c.socket, name) })
 		if foreign && errors.Is(err, unix.EACCES) {
 			err = errForeign
@@ -47,7 +47,7 @@ func (s *Supervisor) listen(c *Call) {
 	}
 	err := c.openSocket(c.argInt(0))
 	backlog := c.argInt(1)
-	c.perform = func([]byte) (int, error) { return 0, unix.Listen(c.socket, backlog) }
+	c.perform = func([]byte, int) (int, error) { return 0, unix.Listen(c.socket, backlog) }
 	var name []byte
 	if err == nil && c.socket >= 0 && c.kind.internet() {
 		if on, oerr := unix.GetsockoptInt(c.socket, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); oerr == nil && on == 0 && c.kind.listens() {

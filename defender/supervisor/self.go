@@ -22,7 +22,7 @@ import (
 // and the guardian the target.
 func (s *Supervisor) protectSelf(c *Call) {
 	target := c.argInt(0)
-	switch c.n.Data.NR {
+	switch c.regs.NR {
 	case unix.SYS_PIDFD_SEND_SIGNAL:
 		target = s.processBehind(c.TID, target)
 	case unix.SYS_SETPRIORITY:

@@ -33,7 +33,7 @@ func (s *Supervisor) connect(c *Call) {
 	if err == nil {
 		err = c.openSocket(c.argInt(0))
 	}
-	c.perform = func(name []byte) (int, error) { return 0, sys.Connect(c.socket, name) }
+	c.perform = func(name []byte, _ int) (int, error) { return 0, sys.Connect(c.socket, name) }
 	s.socketCall(c, name, err)
 }
 
@@ -112,7 +112,7 @@ func (s *Supervisor) sendmmsg(c *Call) {
 	at, count, sent := c.arg(1), min(int(uint32(c.arg(2))), maxIovecs), 0
 	var errno syscall.Errno
 	for ; sent < count && errno == 0; sent++ {
-		one := &Call{s: s, n: c.n, pids: c.pids, TID: c.TID, pid: c.pid, word: c.word, Op: Send, Name: c.Name,
+		one := &Call{s: s, regs: c.regs, id: c.id, task: c.task, pids: c.pids, TID: c.TID, pid: c.pid, word: c.word, Op: Send, Name: c.Name,
 			socket: c.socket, kind: c.kind, part: true}
 		var m sys.Message
 		s.send(one, &m, flags, one.readMessage(&m, at))
@@ -150,13 +150,13 @@ func (s *Supervisor) sendmmsg(c *Call) {
 // send finishes the description of one message and hands it to the handler.
 func (s *Supervisor) send(c *Call, m *sys.Message, flags int, err error) {
 	c.Payload = m.Payload
-	c.perform = func(name []byte) (int, error) {
+	c.perform = func(name []byte, more int) (int, error) {
 		if flags&unix.MSG_ZEROCOPY != 0 {
 			return 0, unix.ENOBUFS // as if over the limit: the sender copies then (msg_zerocopy)
 		}
 		out := *m
 		out.Name = name
-		n, err := c.sendmsg(&out, flags|unix.MSG_NOSIGNAL)
+		n, err := c.sendmsg(&out, flags|more|unix.MSG_NOSIGNAL)
 		if errors.Is(err, unix.EPIPE) && flags&unix.MSG_NOSIGNAL == 0 && c.kind.typ == unix.SOCK_STREAM {
 			_ = unix.Tgkill(c.PID(), c.TID, unix.SIGPIPE)
 		}
@@ -214,8 +214,7 @@ func (s *Supervisor) socketCall(c *Call, name []byte, err error) {
 		if c.Op == Send {
 			name = nil
 		}
-		n, err := c.performBlocking(name)
-		_ = c.finish(n, err)
+		c.attempt(name, func(n int, err error) { _ = c.finish(n, err) })
 	}
 }
 
@@ -410,15 +409,17 @@ func sockaddr(domain int, to netip.AddrPort) []byte {
 }
 
 // proceedSocket performs a connect or message.
-func (c *Call) proceedSocket(r Reply) Outcome {
+func (c *Call) proceedSocket(r Reply, then func(Outcome)) {
 	if r.Take != nil {
-		return Outcome{Level: Performed, Err: c.take(r.Take)}
+		then(Outcome{Level: Performed, Err: c.take(r.Take)})
+		return
 	}
 	name := c.sockaddr
 	if len(r.Redirect) > 0 {
 		to, ok := c.reachable(r.Redirect)
 		if !ok {
-			return Outcome{Level: Refused, Err: c.refuse(unix.ENETUNREACH)}
+			then(Outcome{Level: Refused, Err: c.refuse(unix.ENETUNREACH)})
+			return
 		}
 		name = sockaddr(c.kind.domain, to)
 	}
@@ -428,14 +429,15 @@ func (c *Call) proceedSocket(r Reply) Outcome {
 			r.Connected(c.Network, local)
 		}
 	}
-	n, err := c.performBlocking(name)
-	if r.Connected != nil && c.Op == Connect && (err == nil || errors.Is(err, unix.EINPROGRESS)) {
-		if local, lerr := localAddr(c.socket); lerr == nil {
-			r.Connected(c.Network, local)
+	c.attempt(name, func(n int, err error) {
+		if r.Connected != nil && c.Op == Connect && (err == nil || errors.Is(err, unix.EINPROGRESS)) {
+			if local, lerr := localAddr(c.socket); lerr == nil {
+				r.Connected(c.Network, local)
+			}
 		}
-	}
-	failed := err != nil && !errors.Is(err, unix.EINPROGRESS)
-	return Outcome{Level: Performed, Failed: failed, Err: c.finish(n, err)}
+		failed := err != nil && !errors.Is(err, unix.EINPROGRESS)
+		then(Outcome{Level: Performed, Failed: failed, Err: c.finish(n, err)})
+	})
 }
 
 // reachable picks the first address that the socket can send to: an IPv6
@@ -457,7 +459,7 @@ func (c *Call) reachable(addrs []netip.AddrPort) (netip.AddrPort, bool) {
 // finish answers a performed call with its result.
 func (c *Call) finish(n int, err error) error {
 	var errno syscall.Errno
-	if !c.part && (err == nil || errors.As(err, &errno) && errno != errRestart) {
+	if c.slot != nil && !c.part && (err == nil || errors.As(err, &errno) && errno != errRestart) {
 		early.Done(c.slot, int64(n), errno)
 	}
 	switch {
@@ -469,11 +471,7 @@ func (c *Call) finish(n int, err error) error {
 	case errors.Is(err, errForeign):
 		return c.proceed()
 	case errors.As(err, &errno):
-		err := c.refuse(errno)
-		if c.interrupting {
-			c.settleRestart()
-		}
-		return err
+		return c.refuse(errno)
 	}
 	return errors.Join(err, c.refuse(unix.EIO))
 }
@@ -482,50 +480,37 @@ func (c *Call) finish(n int, err error) error {
 // again, as the target's handler of the waiting signal has it (SA_RESTART).
 const errRestart = syscall.Errno(512)
 
-// restart makes the target's thread handle its signals with the next answer,
-// which must be errRestart.
+// attempt makes the call on the duplicate and hands its result to next.
 //
-// Another thread of the process may have taken the signal meanwhile, and a
-// thread without one would see the number 512 itself. So it is interrupted as
-// well: the kernel then looks for signals, and without one starts the call
-// again. Where we may not trace it, only a signal to this very thread counts.
-func (c *Call) restart() error {
-	if c.s.cfg.Levels.Trace && sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, 0) }) == nil {
-		_ = sys.Interrupt(c.TID)
-		c.interrupting = true
-	}
-	return errRestart
-}
-
-// settleRestart lets the thread go that restart has interrupted, once it is
-// answered.
-func (c *Call) settleRestart() {
-	pid, status, err := sys.WaitTracee()
-	switch {
-	case err != nil:
-	case status.Exited() || status.Signaled():
-		c.s.exited(pid, status)
-	case int(status)>>16 == sys.EventStop:
-		c.s.release(pid, 0)
-	default:
-		c.s.release(pid, status.StopSignal())
-	}
-}
-
-// performBlocking makes the call on the duplicate. A taken call holds the
-// target's signals back, so one that blocks is given up as soon as a signal
-// waits for the target that would have ended it.
-func (c *Call) performBlocking(name []byte) (int, error) {
+// A stopped call holds the target's signals back, so one that blocks is given
+// up as soon as a signal waits for the target that would have ended it.
+func (c *Call) attempt(name []byte, next func(int, error)) {
 	if !c.mayBlock() {
-		return c.perform(name)
+		next(c.perform(name, 0))
+		return
+	}
+	if c.Op == Send && c.kind.typ == unix.SOCK_DGRAM {
+		// A datagram goes or does not: it hardly ever has to wait.
+		n, err := c.perform(name, unix.MSG_DONTWAIT)
+		if !errors.Is(err, unix.EAGAIN) {
+			next(n, err)
+			return
+		}
 	}
 	if c.s.watch.full() {
-		return 0, unix.EAGAIN
+		next(0, unix.EAGAIN)
+		return
 	}
+	var n int
+	var err error
+	c.s.b.wait(c, func() { n, err = c.performBlocking(name) }, func() { next(n, err) })
+}
+
+func (c *Call) performBlocking(name []byte) (int, error) {
 	for {
 		var n int
 		var err error
-		c.s.watch.run(c, func() { n, err = c.perform(name) })
+		c.s.watch.run(c, func() { n, err = c.perform(name, 0) })
 		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
@@ -533,7 +518,7 @@ func (c *Call) performBlocking(name []byte) (int, error) {
 			return 0, perr
 		}
 		if c.s.interrupted(c.TID) {
-			return 0, c.restart()
+			return 0, errRestart
 		}
 	}
 }

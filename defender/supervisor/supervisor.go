@@ -3,12 +3,13 @@
 //
 // # The life of a call
 //
-// The target's thread enters the kernel; its seccomp filter says
-// SECCOMP_RET_USER_NOTIF and the thread sleeps. One of several receivers, each
-// an OS thread of its own, takes the notification, reads the arguments,
-// resolves them as the target would, and calls the Handler on that same
-// thread: a hand-over to another goroutine would cost ten times the call. The
-// handler answers with [Call.Reply] exactly once.
+// The target's thread enters the kernel, its seccomp filter stops it there,
+// and one of two backends hears of it: [Notify] over a listener
+// (seccomp_unotify(2)), or [Trace] as its tracer (ptrace(2)), where a
+// container refuses listeners. The thread that hears reads the arguments,
+// resolves them as the target would, and calls the Handler: a hand-over to
+// another goroutine would cost ten times the call. The handler answers with
+// [Call.Reply] exactly once.
 //
 //	refused     an errno; final, nothing of the target's can change it
 //	performed   we made the call on a duplicate of the target's socket with
@@ -19,26 +20,18 @@
 //	checked     the kernel went on and read the arguments again: a second
 //	            thread may have changed them
 //
-// A receiver may block in its reply: a connect that waits for the network, an
-// exec from a slow disk. The last idle receiver starts another before it
-// works, so somebody always waits for the next call.
-//
-// There are no locks between receivers; what they share is atomic or behind
-// the short mutexes of interrupt_linux.go.
+// notify.go and trace.go hold the backends; everything else is common to them.
 package supervisor
 
 import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"runtime"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
-	"appdefender/internal/early"
 	"appdefender/internal/sys"
 )
 
@@ -84,8 +77,11 @@ type Call struct {
 	Payload []byte // of Send: what it sends
 
 	s        *Supervisor
-	n        *sys.Notif
-	slot     []byte // of shared memory, with the notification
+	regs     sys.Data
+	id       uint64 // of the notification
+	slot     []byte // of shared memory, with the notification; nil without one
+	task     *task  // of the tracer; nil without one
+	worker   bool   // a goroutine that is not the tracer's has the call
 	pids     pids
 	pid      int // 0 until asked for
 	word     int // size of a pointer in the target
@@ -96,12 +92,9 @@ type Call struct {
 	socket   int    // duplicate of the target's socket; -1 if none
 	kind     kind   // of the socket
 	sockaddr []byte // as the target gave it
-	perform  func(name []byte) (int, error)
+	perform  func(name []byte, flags int) (int, error)
 	replied  bool
 	gone     bool
-	// The thread is seized and will stop once it is answered.
-	interrupting bool
-
 	// One message of a sendmmsg: the answer is kept, not sent.
 	part        bool
 	result      int64
@@ -129,119 +122,61 @@ type Config struct {
 
 // Supervisor answers the calls of one target.
 type Supervisor struct {
-	cfg      Config
-	listener int
-	idle     atomic.Int32
-	slots    chan int
-	wg       sync.WaitGroup
-	closed   atomic.Bool
-	threads  threads
-	watch    watch
-	raw4     int // raw socket for answers under another name; -1 without CAP_NET_RAW
+	cfg    Config
+	b      backend
+	closed atomic.Bool
+	watch  watch
+	raw4   int // raw socket for answers under another name; -1 without CAP_NET_RAW
 }
 
-// New returns a supervisor for the calls that arrive at listener, which is
-// the supervisor's from then on.
-func New(listener int, cfg Config) *Supervisor {
-	s := &Supervisor{cfg: cfg, listener: listener, slots: make(chan int, early.Slots), raw4: -1}
-	for i := range early.Slots {
-		s.slots <- i
-	}
+// backend is a way to stop calls and to answer them.
+type backend interface {
+	// pending returns sys.ErrGone if the target has left the call.
+	pending(*Call) error
+	// answer ends the stop. The call is no longer the target's from then on.
+	answer(*Call, answer) error
+	// launch answers an exec that may proceed, and tells what came of it.
+	launch(c *Call, r Reply, then func(Outcome))
+	// wait runs f, which may block, and then next where a call may be answered.
+	wait(c *Call, f, next func())
+	// start begins to answer, close ends it: the target has ended.
+	start()
+	close()
+}
+
+// answer is what a stopped call returns; the zero answer is success.
+type answer struct {
+	proceed bool // the kernel makes the call
+	value   int64
+	errno   syscall.Errno
+}
+
+func newSupervisor(cfg Config) *Supervisor {
+	s := &Supervisor{cfg: cfg, raw4: -1}
 	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW); err == nil {
 		s.raw4 = fd
 	}
 	return s
 }
 
-const (
-	minIdle = 2 // receivers that wait even when nothing happens
-	maxIdle = 8
-)
+// Start begins to answer calls.
+func (s *Supervisor) Start() { s.b.start() }
 
-// Start begins to answer. Receivers run until Close.
-func (s *Supervisor) Start() {
-	if s.cfg.Levels.SyncWakeUp {
-		_ = sys.SyncWakeUp(s.listener)
-	}
-	s.idle.Add(minIdle)
-	for range minIdle {
-		s.wg.Go(s.receive)
-	}
-}
-
-// Close ends the receivers. Calls in flight are answered first; the target
-// must have ended, for its next call would wait for ever.
+// Close ends it. Calls in flight are answered first; the target must have
+// ended, for its next call would wait for ever.
 func (s *Supervisor) Close() {
 	if s.closed.Swap(true) {
 		return
 	}
-	stop := make(chan struct{})
-	go func() { s.wg.Wait(); close(stop) }()
-	s.threads.interruptUntil(stop)
-	unix.Close(s.listener)
+	s.b.close()
 	if s.raw4 >= 0 {
 		unix.Close(s.raw4)
 	}
 }
 
-// receive is one receiver. Its slot in shared memory holds the notification
-// from the moment the kernel hands it out until it is answered, so that a
-// guardian can answer for us.
-//
-// Precondition: the caller has counted this receiver as idle.
-func (s *Supervisor) receive() {
-	runtime.LockOSThread() // for ptrace; never unlocked: the thread ends with us
-	var slot int
-	select {
-	case slot = <-s.slots:
-	default:
-		s.idle.Add(-1) // 4096 calls at once: the next ones wait for them
-		return
-	}
-	buf := early.Slot(slot)
-	defer func() { s.slots <- slot }()
-	tid := s.threads.add()
-	defer s.threads.remove(tid)
-	known := make(pids)
-	defer known.forget()
-	for !s.closed.Load() {
-		n, err := sys.Recv(s.listener, buf)
-		if err != nil {
-			clear(buf)
-			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) && !s.deserted() {
-				continue
-			}
-			break // the listener is closed, or nobody is left to listen to
-		}
-		if s.idle.Add(-1) == 0 && !s.closed.Load() {
-			s.idle.Add(1)
-			s.wg.Go(s.receive)
-		}
-		s.answer(n, buf, known)
-		clear(buf)
-		if s.idle.Add(1) > maxIdle {
-			break
-		}
-	}
-	s.idle.Add(-1)
-}
-
-// deserted reports whether no process has the filter any more.
-func (s *Supervisor) deserted() bool {
-	p := []unix.PollFd{{Fd: int32(s.listener), Events: unix.POLLIN}}
-	_, err := unix.Poll(p, 0)
-	return err == nil && p[0].Revents&unix.POLLHUP != 0
-}
-
-// answer handles one notification.
-func (s *Supervisor) answer(n *sys.Notif, slot []byte, known pids) {
-	c := &Call{s: s, n: n, slot: slot, pids: known, TID: int(n.TID), socket: -1, word: 8}
-	defer c.closeSocket()
-	if n.TID == 0 {
-		// A process outside our pid namespace: there is nothing to look at.
-		c.Unknown = errors.New("the process has no number in our pid namespace")
-	}
-	switch n.Data.NR {
+// dispatch describes a call and hands it to the handler.
+func (s *Supervisor) dispatch(c *Call) {
+	switch c.regs.NR {
 	case unix.SYS_EXECVE, unix.SYS_EXECVEAT:
 		s.exec(c)
 	case unix.SYS_CONNECT:
@@ -262,7 +197,7 @@ func (s *Supervisor) answer(n *sys.Notif, slot []byte, known pids) {
 		unix.SYS_SCHED_SETSCHEDULER:
 		s.protectSelf(c)
 	}
-	if !c.replied {
+	if !c.replied && !c.worker {
 		// A handler that forgot, or a call that the filter should not have
 		// sent here: refuse.
 		_ = c.refuse(unix.EACCES)
@@ -278,15 +213,15 @@ func (c *Call) PID() int {
 }
 
 // arg returns argument i as it lies in the register.
-func (c *Call) arg(i int) uint64 { return c.n.Data.Args[i] }
+func (c *Call) arg(i int) uint64 { return c.regs.Args[i] }
 
 // argInt returns argument i as the kernel takes an int.
-func (c *Call) argInt(i int) int { return int(int32(c.n.Data.Args[i])) }
+func (c *Call) argInt(i int) int { return int(int32(c.regs.Args[i])) }
 
 // pending returns sys.ErrGone if the target has left the call. What was read
 // from the target's memory counts only after this check: before it, the
 // number may belong to another process by now (seccomp_unotify(2)).
-func (c *Call) pending() error { return sys.Valid(c.s.listener, c.n.ID) }
+func (c *Call) pending() error { return c.s.b.pending(c) }
 
 // Reply is the answer to a call. The zero Reply refuses with EACCES.
 type Reply struct {
@@ -310,6 +245,9 @@ type Reply struct {
 	// Recheck, for Exec, is asked about the loaded file where the judged one
 	// needs a registered interpreter (binfmt_misc).
 	Recheck func(*Program) bool
+	// Then is told what happened: before Reply returns, or later and on
+	// another goroutine where the call takes its time.
+	Then func(Outcome)
 }
 
 // CanPerform reports whether a Connect or Send would be performed, so that it
@@ -326,23 +264,27 @@ type Outcome struct {
 	Swapped *Program
 }
 
-// Reply answers the call and says what happened. It may block.
-func (c *Call) Reply(r Reply) Outcome {
-	if c.replied {
-		return Outcome{Level: Refused, Err: errors.New("call was answered before")}
+// Reply answers the call; r.Then is told what happened. It may block.
+func (c *Call) Reply(r Reply) {
+	then := r.Then
+	if then == nil {
+		then = func(Outcome) {}
 	}
 	switch {
+	case c.replied:
+		then(Outcome{Level: Refused, Err: errors.New("call was answered before")})
 	case !r.Proceed:
 		if r.Errno == 0 {
 			r.Errno = unix.EACCES
 		}
-		return Outcome{Level: Refused, Err: c.refuse(r.Errno)}
+		then(Outcome{Level: Refused, Err: c.refuse(r.Errno)})
 	case c.Op == Exec && c.Unknown == nil:
-		return c.proceedExec(r)
+		c.s.b.launch(c, r, then)
 	case c.Op != Exec && c.Unknown == nil && c.perform != nil:
-		return c.proceedSocket(r)
+		c.proceedSocket(r, then)
+	default:
+		then(Outcome{Level: Checked, Err: c.proceed()})
 	}
-	return Outcome{Level: Checked, Err: c.proceed()}
 }
 
 // closeSocket drops our duplicate before the target hears the answer: its own
@@ -355,30 +297,27 @@ func (c *Call) closeSocket() {
 }
 
 func (c *Call) refuse(e syscall.Errno) error {
-	c.replied, c.errno = true, e
-	if c.part {
-		return nil
-	}
-	c.closeSocket()
-	return sys.Send(c.s.listener, &sys.Resp{ID: c.n.ID, Error: -int32(e)})
+	c.errno = e
+	return c.answer(answer{errno: e})
 }
 
 func (c *Call) proceed() error {
-	c.replied, c.continued = true, true
-	if c.part {
-		return nil
-	}
-	c.closeSocket()
-	return sys.Continue(c.s.listener, c.n.ID)
+	c.continued = true
+	return c.answer(answer{proceed: true})
 }
 
 func (c *Call) succeed(result int64) error {
-	c.replied, c.result = true, result
+	c.result = result
+	return c.answer(answer{value: result})
+}
+
+func (c *Call) answer(a answer) error {
+	c.replied = true
 	if c.part {
 		return nil
 	}
 	c.closeSocket()
-	return sys.Send(c.s.listener, &sys.Resp{ID: c.n.ID, Val: result})
+	return c.s.b.answer(c, a)
 }
 
 // unknown hands a call to the handler whose arguments we could not read.

@@ -56,7 +56,7 @@ func (u *Uplink) sendHeartbeat(ctx context.Context, reply *wire.HeartbeatReply) 
 }
 
 func (u *Uplink) heartbeat() *wire.Heartbeat {
-	h := &wire.Heartbeat{Level: "none", Started: u.started.UTC()}
+	h := &wire.Heartbeat{Level: "observe", Started: u.started.UTC()}
 	u.cfg.Status(h)
 	h.Identity = u.cfg.Identity
 	h.Queue = u.spool.Len()

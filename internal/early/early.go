@@ -40,7 +40,7 @@ import (
 // Available reports whether the early processes exist: that is, whether the
 // program was started with "run" as its first argument.
 func Available() bool {
-	return C.early_page != nil && C.early_page.stage.pid > 0 && C.early_page.probe.pid > 0
+	return C.early_page != nil && C.early_page.stage.pid > 0
 }
 
 // Guarded reports whether a guardian stands above us, and its process id.
@@ -111,18 +111,23 @@ type Child struct {
 // Stage returns the child that becomes the target.
 func Stage() Child { return Child{&C.early_page.stage, "stage"} }
 
-// Probe returns the throw-away child of the self-test.
-func Probe() Child { return Child{&C.early_page.probe, "probe"} }
+// Probes is the number of throw-away children: one for each way to supervise.
+const Probes = C.EARLY_PROBES
 
-// SetFilter gives both children their seccomp filter: an array of
-// struct sock_filter. With [ClearFilter] the target runs without one.
-func SetFilter(prog []byte) error {
+// Probe returns throw-away child n of the self-test.
+func Probe(n int) Child { return Child{&C.early_page.probe[n], "probe"} }
+
+// SetFilter gives the children that have not gone their seccomp filter: an
+// array of struct sock_filter. A traced one stops calls for a tracer and has
+// no listener. With [ClearFilter] the target runs without one.
+func SetFilter(prog []byte, traced bool) error {
 	n := len(prog) / 8
 	if len(prog)%8 != 0 || n == 0 || n > C.EARLY_PROG_MAX {
 		return fmt.Errorf("filter of %d bytes: not 1 to %d instructions", len(prog), C.EARLY_PROG_MAX)
 	}
 	C.memcpy(unsafe.Pointer(&C.early_page.prog), unsafe.Pointer(&prog[0]), C.size_t(len(prog)))
 	C.early_page.prog_len = C.uint32_t(n)
+	C.early_page.traced = C.uint32_t(flag(traced))
 	return nil
 }
 
@@ -166,7 +171,24 @@ func (c Child) Go() {
 }
 
 // Dismiss ends a child that has not gone.
-func (c Child) Dismiss() { c.order(C.ORDER_QUIT) }
+func (c Child) Dismiss() {
+	if atomic.CompareAndSwapUint32((*uint32)(&c.c.order), C.ORDER_WAIT, C.ORDER_QUIT) {
+		futex((*uint32)(&c.c.order), futexWake, 64, nil)
+	}
+}
+
+// DismissAll ends every child that has not gone.
+func DismissAll() {
+	Stage().Dismiss()
+	DismissProbes()
+}
+
+// DismissProbes ends the probes that have not gone.
+func DismissProbes() {
+	for n := range Probes {
+		Probe(n).Dismiss()
+	}
+}
 
 func (c Child) order(o C.uint32_t) {
 	atomic.StoreUint32((*uint32)(&c.c.order), uint32(o))
@@ -187,7 +209,8 @@ func (c Child) Failure() error {
 func (c Child) state() uint32 { return atomic.LoadUint32((*uint32)(&c.c.state)) }
 
 // Listener waits until the child has installed the filter and returns the
-// listener's descriptor, which is the caller's from then on.
+// listener's descriptor, which is the caller's from then on; -1 if the filter
+// is for a tracer, or there is none.
 func (c Child) Listener() (int, error) {
 	if err := c.await(C.STATE_LISTENING); err != nil {
 		return -1, err

@@ -10,6 +10,7 @@
 #define EARLY_SLOT_SIZE 128 // struct seccomp_notif is 80 bytes; the kernel may grow it
 #define EARLY_PROG_MAX 4096 // BPF_MAXINSNS
 #define EARLY_PATH_MAX 4096
+#define EARLY_PROBES 2 // one for each way to supervise
 
 enum { ORDER_WAIT, ORDER_GO, ORDER_QUIT };
 
@@ -44,13 +45,14 @@ struct early {
 	int32_t supervisor;
 	int32_t group; // the process group we were started in
 	uint32_t closed_stdio; // bit n: descriptor n was closed when we were started
-	struct early_child stage, probe;
+	struct early_child stage, probe[EARLY_PROBES];
 
 	// Orders for the stage.
 	int32_t argv_index; // where the target's argv begins in ours
 	int32_t keep_ptrace;
 	int32_t die_with_supervisor;
 	int32_t no_tcp_connect; // all TCP connects are performed for the target
+	uint32_t traced;        // the filter stops calls for a tracer: there is no listener
 	uint32_t prog_len; // in instructions
 	char path[EARLY_PATH_MAX];
 

@@ -105,11 +105,12 @@ static void drop_ptrace(struct early_child *c)
 
 // Installs the filter and publishes its listener, whose number is valid in
 // the supervisor too because the descriptor table is shared: passing it over
-// a socket would be a call that the filter itself may stop.
+// a socket would be a call that the filter itself may stop. A filter for a
+// tracer has no listener.
 static void install_filter(struct early_child *c)
 {
 	struct sock_fprog prog = {(unsigned short)early_page->prog_len, (struct sock_filter *)early_page->prog};
-	unsigned long flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+	unsigned long flags = early_page->traced ? 0 : SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
 	long fd = -1;
 
 	c->listener = -1;
@@ -117,8 +118,11 @@ static void install_filter(struct early_child *c)
 		if (prog.len == 0)
 			break; // the target runs unsupervised: --on-failure open
 		fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &prog);
-		if (fd >= 0)
+		if (fd >= 0) {
+			if (early_page->traced)
+				fd = -1;
 			break;
+		}
 		if (errno == EINVAL && (flags & SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)) {
 			flags &= ~SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV; // before Linux 5.19
 			continue;
@@ -220,9 +224,8 @@ static void stage(pid_t parent)
 
 // The probe makes the calls that the self-test answers; what it sees in
 // return tells whether supervision works here from end to end.
-static void probe(pid_t parent)
+static void probe(pid_t parent, struct early_child *c)
 {
-	struct early_child *c = &early_page->probe;
 	char *none[] = {NULL};
 	// The self-test reads these bytes out of our memory.
 	static const char address[16] = "appdefender-test";
@@ -449,7 +452,7 @@ static void guard(pid_t supervisor, int sock)
 	sigset_t all;
 	siginfo_t info;
 	int sig, status, listener = -1, null;
-
+	pid_t pid;
 
 	sigfillset(&all);
 	block_signals();
@@ -474,7 +477,13 @@ static void guard(pid_t supervisor, int sock)
 			continue;
 		}
 		// Only the supervisor: after its death the rest is ours as well.
-		if (waitpid(supervisor, &status, WNOHANG) != supervisor) {
+		pid = waitpid(supervisor, &status, WNOHANG | WUNTRACED);
+		if (pid == supervisor && WIFSTOPPED(status)) {
+			// Whoever stops it wants the target's calls unanswered.
+			kill(supervisor, SIGCONT);
+			continue;
+		}
+		if (pid != supervisor) {
 			if (__atomic_exchange_n(&early_page->stopped, 0, __ATOMIC_SEQ_CST))
 				kill(getpid(), SIGSTOP); // the shell shall see the job stopped
 			continue;
@@ -575,10 +584,12 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 	if (pid == 0)
 		stage(self);
 	early_page->stage.pid = pid;
-	pid = fork_sharing_files();
-	if (pid == 0)
-		probe(self);
-	early_page->probe.pid = pid;
+	for (i = 0; i < EARLY_PROBES; i++) {
+		pid = fork_sharing_files();
+		if (pid == 0)
+			probe(self, &early_page->probe[i]);
+		early_page->probe[i].pid = pid;
+	}
 }
 
 static void nothing(int sig) { (void)sig; }

@@ -11,47 +11,6 @@ import (
 // any thread's.
 const PidfdThread = unix.O_EXCL
 
-// Ptrace requests and events that x/sys keeps to itself.
-const (
-	TraceExec      = unix.PTRACE_O_TRACEEXEC
-	ptraceSeize    = unix.PTRACE_SEIZE
-	ptraceInt      = unix.PTRACE_INTERRUPT
-	ptraceDetach   = unix.PTRACE_DETACH
-	EventExec      = unix.PTRACE_EVENT_EXEC
-	EventStop      = 128 // PTRACE_EVENT_STOP
-	waitNotThread  = unix.WNOTHREAD
-	waitAllThreads = unix.WALL
-)
-
-// Seize attaches to thread tid without stopping it. All requests for it, and
-// WaitTracee, must come from the calling OS thread.
-func Seize(tid int, options uintptr) error { return ptrace(ptraceSeize, tid, options) }
-
-// Interrupt stops a seized thread on its way back from the kernel.
-func Interrupt(tid int) error { return ptrace(ptraceInt, tid, 0) }
-
-// Detach lets a stopped thread go on with signal sig, or none.
-func Detach(tid int, sig syscall.Signal) error { return ptrace(ptraceDetach, tid, uintptr(sig)) }
-
-func ptrace(req, tid int, data uintptr) error {
-	if _, _, e := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(req), uintptr(tid), 0, data, 0, 0); e != 0 {
-		return e
-	}
-	return nil
-}
-
-// WaitTracee waits for the next stop or end of a tracee of this OS thread, and
-// for nothing else: not for children, and not for other threads' tracees.
-func WaitTracee() (int, unix.WaitStatus, error) {
-	var status unix.WaitStatus
-	for {
-		pid, err := unix.Wait4(-1, &status, waitNotThread|waitAllThreads, nil)
-		if err != unix.EINTR {
-			return pid, status, err
-		}
-	}
-}
-
 // Codes of a child's change (sigaction(2), si_code of SIGCHLD).
 const (
 	Trapped = 4 // CLD_TRAPPED: a stop for its tracer

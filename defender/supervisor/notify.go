@@ -1,0 +1,253 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"appdefender/internal/early"
+	"appdefender/internal/sys"
+)
+
+// notify hears of calls over a seccomp listener.
+//
+// Several receivers, each an OS thread of its own, take notifications. A
+// receiver may block in its reply: a connect that waits for the network, an
+// exec from a slow disk. The last idle receiver starts another before it
+// works, so somebody always waits for the next call. There are no locks
+// between receivers; what they share is atomic or behind the short mutexes of
+// interrupt_linux.go.
+type notify struct {
+	s        *Supervisor
+	listener int
+	idle     atomic.Int32
+	slots    chan int
+	wg       sync.WaitGroup
+	threads  threads
+}
+
+// Notify returns a supervisor for the calls that arrive at listener, which is
+// the supervisor's from then on.
+func Notify(listener int, cfg Config) *Supervisor {
+	s := newSupervisor(cfg)
+	b := &notify{s: s, listener: listener, slots: make(chan int, early.Slots)}
+	for i := range early.Slots {
+		b.slots <- i
+	}
+	s.b = b
+	return s
+}
+
+const (
+	minIdle = 2 // receivers that wait even when nothing happens
+	maxIdle = 8
+)
+
+func (b *notify) start() {
+	if b.s.cfg.Levels.SyncWakeUp {
+		_ = sys.SyncWakeUp(b.listener)
+	}
+	b.idle.Add(minIdle)
+	for range minIdle {
+		b.wg.Go(b.receive)
+	}
+}
+
+func (b *notify) close() {
+	stop := make(chan struct{})
+	go func() { b.wg.Wait(); close(stop) }()
+	b.threads.interruptUntil(stop)
+	unix.Close(b.listener)
+}
+
+// receive is one receiver. Its slot in shared memory holds the notification
+// from the moment the kernel hands it out until it is answered, so that a
+// guardian can answer for us.
+//
+// Precondition: the caller has counted this receiver as idle.
+func (b *notify) receive() {
+	runtime.LockOSThread() // for ptrace; never unlocked: the thread ends with us
+	var slot int
+	select {
+	case slot = <-b.slots:
+	default:
+		b.idle.Add(-1) // 4096 calls at once: the next ones wait for them
+		return
+	}
+	buf := early.Slot(slot)
+	defer func() { b.slots <- slot }()
+	tid := b.threads.add()
+	defer b.threads.remove(tid)
+	known := make(pids)
+	defer known.forget()
+	for !b.s.closed.Load() {
+		n, err := sys.Recv(b.listener, buf)
+		if err != nil {
+			clear(buf)
+			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) && !b.deserted() {
+				continue
+			}
+			break // the listener is closed, or nobody is left to listen to
+		}
+		if b.idle.Add(-1) == 0 && !b.s.closed.Load() {
+			b.idle.Add(1)
+			b.wg.Go(b.receive)
+		}
+		b.handle(n, buf, known)
+		clear(buf)
+		if b.idle.Add(1) > maxIdle {
+			break
+		}
+	}
+	b.idle.Add(-1)
+}
+
+// deserted reports whether no process has the filter any more.
+func (b *notify) deserted() bool {
+	p := []unix.PollFd{{Fd: int32(b.listener), Events: unix.POLLIN}}
+	_, err := unix.Poll(p, 0)
+	return err == nil && p[0].Revents&unix.POLLHUP != 0
+}
+
+func (b *notify) handle(n *sys.Notif, slot []byte, known pids) {
+	c := &Call{s: b.s, regs: n.Data, id: n.ID, slot: slot, pids: known, TID: int(n.TID), socket: -1, word: 8}
+	defer c.closeSocket()
+	if n.TID == 0 {
+		// A process outside our pid namespace: there is nothing to look at.
+		c.Unknown = errors.New("the process has no number in our pid namespace")
+	}
+	b.s.dispatch(c)
+}
+
+func (b *notify) pending(c *Call) error { return sys.Valid(b.listener, c.id) }
+
+func (b *notify) answer(c *Call, a answer) error {
+	if a.proceed {
+		return sys.Continue(b.listener, c.id)
+	}
+	if a.errno != errRestart {
+		return sys.Send(b.listener, &sys.Resp{ID: c.id, Val: a.value, Error: -int32(a.errno)})
+	}
+	return b.restart(c)
+}
+
+// restart makes the target's thread handle its signals: the call returns EINTR
+// or starts again, as the signal's handler has it.
+//
+// Another thread of the process may have taken the signal meanwhile, and a
+// thread without one would see the number 512 itself. So it is interrupted as
+// well: the kernel then looks for signals, and without one starts the call
+// again. Where we may not trace it, only a signal to this very thread counts.
+func (b *notify) restart(c *Call) error {
+	interrupting := b.s.cfg.Levels.Trace && sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, 0) }) == nil
+	if interrupting {
+		_ = sys.Interrupt(c.TID)
+	}
+	err := sys.Send(b.listener, &sys.Resp{ID: c.id, Error: -int32(errRestart)})
+	if interrupting {
+		b.settle(c)
+	}
+	return err
+}
+
+// settle lets the thread go that restart has interrupted.
+func (b *notify) settle(c *Call) {
+	pid, status, err := sys.WaitTracee()
+	switch {
+	case err != nil:
+	case status.Exited() || status.Signaled():
+		b.s.exited(pid, status)
+	case int(status)>>16 == sys.EventStop:
+		b.release(pid, 0)
+	default:
+		b.release(pid, status.StopSignal())
+	}
+}
+
+func (b *notify) wait(_ *Call, f, next func()) {
+	f()
+	next()
+}
+
+// launch lets an exec run and looks at what it loaded.
+//
+// One stop a call: seize the thread with TRACEEXEC, let the call run, and
+// interrupt at once. The thread then stops exactly once: in the exec event if
+// a program was loaded, in the interrupt's stop if the call failed. Waiting
+// for the exec event alone would hang on a failed call, and interrupting
+// before the answer would abort it on kernels without killable waits.
+//
+// Precondition: the OS thread is locked and stays the tracer.
+func (b *notify) launch(c *Call, r Reply, then func(Outcome)) {
+	then(b.verified(c, r))
+}
+
+func (b *notify) verified(c *Call, r Reply) Outcome {
+	// Under a tracer without CAP_SYS_PTRACE the kernel lets a program gain no
+	// privileges (LSM_UNSAFE_PTRACE): better unverified than broken.
+	if !b.s.cfg.Levels.Trace || c.Program.gains && !b.s.cfg.NoNewPrivs && !sys.Can(unix.CAP_SYS_PTRACE) {
+		return Outcome{Level: Checked, Err: c.proceed()}
+	}
+	err := sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
+	if err != nil {
+		if gone := c.pending(); gone != nil {
+			c.replied = true
+			return Outcome{Level: Checked, Failed: true, Err: gone}
+		}
+		err = fmt.Errorf("another process traces it: %w", err)
+		if r.Unverifiable == nil || !r.Unverifiable(err) {
+			return Outcome{Level: Refused, Failed: true, Err: errors.Join(err, c.refuse(unix.EACCES))}
+		}
+		return Outcome{Level: Checked, Err: c.proceed()}
+	}
+	sent := c.proceed()
+	_ = sys.Interrupt(c.TID)
+	pid, status, err := sys.WaitTracee()
+	out := Outcome{Level: Verified, Err: sent}
+	switch {
+	case err != nil: // it died, and was reaped as the child of ours it was
+		out.Failed = true
+	case status.Exited() || status.Signaled():
+		out.Failed = true
+		b.s.exited(pid, status)
+	case int(status)>>16 == sys.EventExec:
+		if out.Swapped = c.verify(pid, r); out.Swapped != nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			b.release(pid, unix.SIGKILL)
+		} else {
+			b.release(pid, 0)
+		}
+	case int(status)>>16 == sys.EventStop:
+		out.Failed = true
+		b.release(pid, 0)
+	default: // a signal was on its way: deliver it
+		out.Failed = true
+		b.release(pid, status.StopSignal())
+	}
+	return out
+}
+
+// release lets a stopped tracee go. One that was killed in the meantime is
+// still ours until we have waited for it, and would be taken for the next.
+func (b *notify) release(pid int, sig unix.Signal) {
+	if sys.Detach(pid, sig) == nil {
+		return
+	}
+	for {
+		got, status, err := sys.WaitTracee()
+		if err != nil {
+			return // somebody else has reaped it
+		}
+		if status.Exited() || status.Signaled() {
+			b.s.exited(got, status)
+			return
+		}
+		if sys.Detach(got, 0) == nil {
+			return
+		}
+	}
+}

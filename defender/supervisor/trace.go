@@ -1,0 +1,297 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appdefender/internal/sys"
+)
+
+// tracer hears of calls as the tracer of every thread of the target: the
+// filter says SECCOMP_RET_TRACE, and the thread stops.
+//
+// Only the OS thread that traces may look at stops and end them, and only the
+// thread that forked the target hears of its end. Both are the first thread of
+// the process, which [Supervisor.Trace] keeps: it waits, judges and answers,
+// one call after the other. What may block runs on a goroutine, and its answer
+// comes back to this thread.
+//
+// If we die, the kernel kills every tracee (PTRACE_O_EXITKILL): without a
+// tracer their calls would fail with ENOSYS.
+type tracer struct {
+	s       *Supervisor
+	tasks   map[int]*task // those with something to remember, by thread
+	pids    pids
+	thread  int
+	begun   chan struct{} // closed when there is a thread to interrupt
+	stopped func(pid int)
+
+	mu   sync.Mutex
+	done []func() // of the goroutines, to be run on our thread
+}
+
+// task is a thread of the target.
+type task struct {
+	tid  int
+	regs sys.Regs
+	call *Call // that it stands in
+	left atomic.Bool
+
+	launched func(loaded bool, pid int) // an exec that runs
+	restart  bool                       // its call starts again from the exit stop
+}
+
+// Trace returns a supervisor that traces. stopped is told of a process that
+// job control has stopped.
+func Trace(cfg Config, stopped func(pid int)) *Supervisor {
+	s := newSupervisor(cfg)
+	s.b = &tracer{s: s, tasks: make(map[int]*task), pids: make(pids), begun: make(chan struct{}), stopped: stopped}
+	return s
+}
+
+// Run seizes process pid, a child of the calling thread, calls then with the
+// result, and answers calls until no tracee and no child of this thread is
+// left.
+//
+// Precondition: the OS thread is locked, and the process's first.
+func (s *Supervisor) Run(pid int, then func(error)) {
+	b, ok := s.b.(*tracer)
+	if !ok {
+		then(errors.New("this supervisor does not trace"))
+		return
+	}
+	b.thread = sys.Gettid()
+	close(b.begun)
+	err := sys.Seize(pid, sys.TraceAll)
+	if err != nil {
+		err = fmt.Errorf("tracing the target: %w", err)
+	}
+	then(err)
+	for {
+		pid, status, err := sys.WaitOnce()
+		b.runDone()
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			b.pids.forget()
+			return // ECHILD
+		default:
+			b.event(pid, status)
+		}
+	}
+}
+
+func (b *tracer) start() { catchOnce() }
+func (b *tracer) close() {}
+
+// event handles one change of a tracee. It lets the thread go on, except into
+// a stop of job control or while a goroutine has its call.
+func (b *tracer) event(tid int, status unix.WaitStatus) {
+	if status.Exited() || status.Signaled() {
+		b.ended(tid)
+		b.s.exited(tid, status)
+		return
+	}
+	if !status.Stopped() {
+		return
+	}
+	event, sig := int(status)>>16, status.StopSignal()
+	t := b.tasks[tid]
+	switch {
+	case event == sys.EventSeccomp:
+		b.settleLaunch(t, false, 0)
+		b.call(tid)
+	case event == sys.EventExec:
+		// In a process of many threads the one that called has a new number.
+		if former, err := sys.EventMsg(tid); err == nil && int(former) != tid {
+			b.ended(tid)
+			if t = b.tasks[int(former)]; t != nil {
+				delete(b.tasks, t.tid)
+				t.tid = tid
+				b.tasks[tid] = t
+			}
+		}
+		b.settleLaunch(t, true, tid)
+		_ = sys.Cont(tid, 0)
+	case event == sys.EventStop && sig != unix.SIGTRAP:
+		// A stop by job control: leave it in there, and hear of its end.
+		_ = sys.Listen(tid)
+		b.stopped(tid)
+	case event != 0: // a fork, a new thread's first stop, the end of a group stop
+		_ = sys.Cont(tid, 0)
+	case sig == sys.SyscallStop:
+		if t != nil && t.restart {
+			t.restart = false
+			_ = t.regs.Return(t.call.regs.NR, -int64(errRestart))
+			b.forget(t)
+		}
+		_ = sys.Cont(tid, 0)
+	default:
+		b.settleLaunch(t, false, 0)
+		_ = sys.Cont(tid, sig)
+	}
+}
+
+// call handles a stop before a call.
+func (b *tracer) call(tid int) {
+	t := b.tasks[tid]
+	if t == nil {
+		t = &task{tid: tid}
+		b.tasks[tid] = t
+	}
+	if err := sys.ReadRegs(tid, &t.regs); err != nil {
+		return // killed: its end comes
+	}
+	c := &Call{s: b.s, regs: t.regs.Data(), task: t, pids: b.pids, TID: tid, socket: -1, word: 8}
+	t.call = c
+	b.s.dispatch(c)
+	if !c.worker {
+		c.closeSocket()
+	}
+}
+
+// forget drops a task about which there is nothing to remember.
+func (b *tracer) forget(t *task) {
+	t.call = nil
+	if t.launched == nil && !t.restart && b.tasks[t.tid] == t {
+		delete(b.tasks, t.tid)
+	}
+}
+
+// ended forgets a thread that is no more.
+func (b *tracer) ended(tid int) {
+	t := b.tasks[tid]
+	if t == nil {
+		return
+	}
+	t.left.Store(true)
+	delete(b.tasks, tid)
+	b.settleLaunch(t, false, 0)
+}
+
+// pending asks the kernel whether the thread stands in its stop. Only the
+// tracer may; a goroutine hears it from the tracer.
+func (b *tracer) pending(c *Call) error {
+	if c.task.left.Load() {
+		return sys.ErrGone
+	}
+	if !c.worker {
+		if _, err := sys.EventMsg(c.TID); err != nil {
+			return sys.ErrGone
+		}
+	}
+	return nil
+}
+
+func (b *tracer) answer(c *Call, a answer) error {
+	t := c.task
+	if t.left.Load() {
+		return sys.ErrGone
+	}
+	var err error
+	switch {
+	case a.proceed:
+	case a.errno == errRestart:
+		// The kernel restarts a call only where it has made one: at the exit.
+		if err = t.regs.Skip(-int64(unix.EINTR)); err == nil {
+			t.restart = true
+			return gone(sys.ContToExit(t.tid))
+		}
+	case a.errno != 0:
+		err = t.regs.Skip(-int64(a.errno))
+	default:
+		err = t.regs.Skip(a.value)
+	}
+	b.forget(t)
+	if err == nil {
+		err = sys.Cont(t.tid, 0)
+	}
+	return gone(err)
+}
+
+// gone turns the error of a request for a thread that was killed.
+func gone(err error) error {
+	if errors.Is(err, unix.ESRCH) {
+		return sys.ErrGone
+	}
+	return err
+}
+
+// launch lets an exec run. Its event tells what was loaded; whatever else the
+// thread does next says that the call has failed.
+func (b *tracer) launch(c *Call, r Reply, then func(Outcome)) {
+	t := c.task
+	t.launched = func(loaded bool, pid int) {
+		out := Outcome{Level: Verified, Failed: !loaded}
+		if loaded {
+			if out.Swapped = c.verify(pid, r); out.Swapped != nil {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		then(out)
+	}
+	if err := c.proceed(); err != nil {
+		b.settleLaunch(t, false, 0)
+	}
+}
+
+func (b *tracer) settleLaunch(t *task, loaded bool, pid int) {
+	if t == nil || t.launched == nil {
+		return
+	}
+	f := t.launched
+	t.launched = nil
+	f(loaded, pid)
+	b.forget(t)
+}
+
+// wait runs f on a goroutine, and next here. A message of many is sent at
+// once: what follows it waits.
+func (b *tracer) wait(c *Call, f, next func()) {
+	if c.part {
+		f()
+		next()
+		return
+	}
+	c.worker = true
+	go func() {
+		f()
+		b.post(func() {
+			c.worker = false
+			next()
+			c.closeSocket()
+		})
+	}()
+}
+
+// post has f run on the tracer's thread. A signal that comes just before the
+// thread waits is lost, so it is sent until f has run.
+func (b *tracer) post(f func()) {
+	done := make(chan struct{})
+	b.mu.Lock()
+	b.done = append(b.done, func() { f(); close(done) })
+	b.mu.Unlock()
+	for {
+		_ = sys.Tgkill(b.thread, interruptSignal)
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (b *tracer) runDone() {
+	b.mu.Lock()
+	done := b.done
+	b.done = nil
+	b.mu.Unlock()
+	for _, f := range done {
+		f()
+	}
+}
