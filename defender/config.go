@@ -27,7 +27,10 @@ type Config struct {
 	Supervisor string
 	KeepPtrace bool       // leave CAP_SYS_PTRACE to the target
 	ResolvConf ResolvConf // what to do with /etc/resolv.conf
-	DryRun     bool       // refuse nothing, tell what would be refused
+	// FileMonitoring stops the calls that change files, so that rules can be
+	// about them. It is fixed at the start; without it they cost nothing.
+	FileMonitoring bool
+	DryRun         bool // refuse nothing, tell what would be refused
 }
 
 // ResolvConf says whether /etc/resolv.conf may be rewritten.

@@ -217,7 +217,7 @@ func (d *Defender) summarize() {
 func (d *Defender) chooseBackend() error {
 	defer early.DismissProbes()
 	var err error
-	d.levels, err = SelfTest(d.cfg.Supervisor)
+	d.levels, err = SelfTest(d.cfg.Supervisor, d.cfg.FileMonitoring)
 	switch {
 	case d.levels.Backend == supervisor.Observe && !d.cfg.FailOpen && d.refuses():
 		if err == nil {
@@ -245,7 +245,7 @@ func (d *Defender) chooseBackend() error {
 // SelfTest tries backends, the best first, or only the named one ("" and
 // "auto" name none). The error says why a better one does not work; with one
 // that was named, the level is then to observe.
-func SelfTest(name string) (supervisor.Levels, error) {
+func SelfTest(name string, files bool) (supervisor.Levels, error) {
 	observe := supervisor.Levels{Backend: supervisor.Observe, Lost: []supervisor.Lost{{
 		What: "nothing can be refused: only lookups are judged and processes that live long enough are seen",
 	}}}
@@ -256,7 +256,7 @@ func SelfTest(name string) (supervisor.Levels, error) {
 		}
 		prog, err := supervisor.BuildFilter(supervisor.Self{
 			Supervisor: os.Getpid(), Family: early.Family(), Groups: supervisor.OurGroups(),
-		}, by)
+		}, by, files)
 		if err == nil {
 			err = early.SetFilter(prog, by == supervisor.ByPtrace)
 		}
@@ -277,7 +277,7 @@ func (d *Defender) refuses() bool {
 		return false
 	}
 	e := d.engine.Load()
-	return e == nil || e.Refuses(policy.Processes) || e.Refuses(policy.DNS) || e.Refuses(policy.Network)
+	return e == nil || e.Refuses(policy.Processes) || e.Refuses(policy.DNS) || e.Refuses(policy.Network) || d.cfg.FileMonitoring && e.Refuses(policy.Files)
 }
 
 // startTarget turns the stage into the target, supervised.
@@ -294,7 +294,8 @@ func (d *Defender) startTarget(path string) error {
 	}
 	stage := early.Stage()
 	bound, _ := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-	cfg := supervisor.Config{Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1, Exited: d.target.Exited}
+	cfg := supervisor.Config{Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1, Exited: d.target.Exited,
+		WatchUnix: d.needs(policy.NeedUnixSockets), WatchFiles: d.needs(policy.NeedFileWrites)}
 	if d.levels.Backend == supervisor.ByPtrace {
 		d.super = supervisor.Trace(cfg, d.target.Stopped)
 		d.super.Start()
@@ -318,6 +319,9 @@ func (d *Defender) startTarget(path string) error {
 	}
 	if err := stage.Alone(); err != nil {
 		return fmt.Errorf("starting the target: %w", err)
+	}
+	if !d.cfg.FileMonitoring && d.engine.Load().Needs().Has(policy.NeedFileWrites) {
+		d.notice("the rule's section files says nothing without --file-monitoring")
 	}
 	if stage.LostSetUID() {
 		d.notice("set-uid programs gain no privileges in this target: without CAP_SYS_ADMIN a filter needs no_new_privs")

@@ -15,7 +15,7 @@ func (d *Defender) handle(c *supervisor.Call) {
 		d.lookup(c)
 		return
 	}
-	if !isEvent(c) || c.Op == supervisor.Listen || c.Op == supervisor.Bind {
+	if !isEvent(c) {
 		c.Reply(supervisor.Reply{Proceed: true})
 		return
 	}
@@ -36,6 +36,14 @@ func isEvent(c *supervisor.Call) bool {
 		return true
 	}
 	return c.Network != "tcp" && c.Addr.Port() != 0
+}
+
+// needs reports whether a rule asks about some events.
+func (d *Defender) needs(n policy.Needs) func() bool {
+	return func() bool {
+		e := d.engine.Load()
+		return e == nil || e.Needs().Has(n) // without a policy everything is refused
+	}
 }
 
 // settle replies, and records what happened.
@@ -77,14 +85,23 @@ func (d *Defender) unverifiable(c *supervisor.Call) func(error) bool {
 func describe(c *supervisor.Call) policy.Event {
 	var ev policy.Event
 	section := policy.Network
-	if c.Op == supervisor.Exec {
+	switch c.Op {
+	case supervisor.Exec:
 		section = policy.Processes
+	case supervisor.Change:
+		section = policy.Files
 	}
 	switch {
 	case c.Unknown != nil:
 		ev.Kind, ev.Section, ev.Call, ev.Why = policy.Unknown, section, c.Name, c.Unknown.Error()
 	case c.Op == supervisor.Exec:
 		ev.Kind, ev.Program = policy.Launch, program(c.Program)
+	case c.Op == supervisor.Change:
+		ev.Kind, ev.File = policy.FileWrite, policy.File{Path: c.File.Path, Typed: c.File.Typed, Op: c.File.Op, To: c.File.To}
+	case c.Network == supervisor.NetworkUnix:
+		ev.Kind, ev.File = policy.UnixConnect, policy.File{Path: c.File.Path, Typed: c.File.Typed}
+	case c.Op == supervisor.Bind || c.Op == supervisor.Listen:
+		ev.Kind, ev.Addr, ev.Proto = policy.Listen, c.Addr, c.Network
 	default:
 		ev.Kind, ev.Addr, ev.Proto = policy.Outbound, c.Addr, c.Network
 	}

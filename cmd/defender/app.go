@@ -91,6 +91,7 @@ func (a *app) run() *cli.Command {
 			&cli.StringFlag{Name: "on-failure", EnvVars: env("ON_FAILURE"), Value: "closed", Usage: "if the defender cannot supervise or dies: `closed` ends the target, open lets it run"},
 			&cli.StringFlag{Name: "supervisor", EnvVars: env("SUPERVISOR"), Value: "auto", Usage: "`LEVEL` of supervision: auto for the best there is, or notify, ptrace or observe and no other"},
 			&cli.BoolFlag{Name: "keep-ptrace", EnvVars: env("KEEP_PTRACE"), Usage: "leave the capability SYS_PTRACE to the target, which may then reach the defender as root"},
+			&cli.BoolFlag{Name: "file-monitoring", EnvVars: env("FILE_MONITORING"), Usage: "stop calls that change files, for the section files of a rule; each costs a few microseconds"},
 			&cli.StringFlag{Name: "resolv-conf", EnvVars: env("RESOLV_CONF"), Value: "auto", Usage: "auto rewrites /etc/resolv.conf in a container; `rewrite` always, leave never"},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: env("DRY_RUN"), Usage: "refuse nothing; tell what would be refused, and sum up at the end"},
 		},
@@ -141,6 +142,8 @@ func config(c *cli.Context) (defender.Config, error) {
 		KeepPtrace: c.Bool("keep-ptrace"),
 		ResolvConf: defender.ResolvConf(c.String("resolv-conf")),
 		DryRun:     c.Bool("dry-run"),
+
+		FileMonitoring: c.Bool("file-monitoring"),
 	}
 	if cfg.AuditLog == "" && cfg.DryRun {
 		cfg.AuditLog = "none"

@@ -2,8 +2,15 @@ package main
 
 import (
 	"fmt"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestReachByUser lowers the priority of all processes of the Defender's user.
@@ -68,6 +75,163 @@ func TestListenAllowed(t *testing.T) {
 			r := run{wrap: ownNetwork}.protected(t, victim("listen"), test.way, test.port)
 			if r.out != native.out || r.status != native.status {
 				t.Errorf("protected: %q %s, alone: %q", r.out, r.err, native.out)
+			}
+		})
+	}
+}
+
+func networkRule(rest string) string {
+	return fmt.Sprintf("version: 1\nrules:\n  - name: r\n    network: {effect: prevent, %s}\n", rest)
+}
+
+// TestListenWays opens a denied port in every way there is.
+func TestListenWays(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	needTool(t, "ip")
+	for _, test := range listenWays {
+		t.Run(test.way, func(t *testing.T) {
+			t.Parallel()
+			argv := []string{victim("listen"), test.way, "18080"}
+			native := run{}.native(t, append(append([]string{}, ownNetwork...), argv...)...)
+			r := run{wrap: ownNetwork, policy: networkRule(`listen: {denyPorts: ["18080"]}`)}.protected(t, argv...)
+			n := len(r.of("explicitlyDeniedListeningPort"))
+			if !test.own {
+				if r.out != native.out || n > 0 {
+					t.Errorf("protected: %q %s, alone: %q, %d audits", r.out, r.err, native.out, n)
+				}
+				return
+			}
+			if !strings.HasSuffix(r.out, ": EACCES\n") || strings.Contains(r.out, "listen: ok") || n != 1 {
+				t.Errorf("protected: %q %s, alone: %q, audits %+v", r.out, r.err, native.out, r.records)
+			}
+			if rec := r.of("explicitlyDeniedListeningPort"); n == 1 && rec[0].Port != 18080 {
+				t.Errorf("audit %+v", rec[0])
+			}
+			for _, rest := range []string{`listen: {denyPorts: ["18081"]}`, `listen: {allowPorts: ["18080"]}`} {
+				if r := (run{wrap: ownNetwork, policy: networkRule(rest)}).protected(t, argv...); r.out != native.out || len(r.audits()) > 0 {
+					t.Errorf("%s: %q %s, alone: %q, audits %+v", rest, r.out, r.err, native.out, r.records)
+				}
+			}
+		})
+	}
+	// A port that the kernel chose is a port.
+	for _, way := range []string{"unbound", "unbound6", "any-port"} {
+		t.Run(way+" where one port is allowed", func(t *testing.T) {
+			t.Parallel()
+			r := run{wrap: ownNetwork, policy: networkRule(`listen: {allowPorts: ["18080"]}`)}.protected(t, victim("listen"), way, "1")
+			if !strings.HasSuffix(r.out, "listen: EACCES\n") || len(r.of("explicitlyDeniedListeningPort")) != 1 {
+				t.Errorf("%q %s, audits %+v", r.out, r.err, r.records)
+			}
+		})
+	}
+}
+
+// unixSinks listens on path, on path.d for datagrams, and on the abstract name
+// of path's base. Whoever connects is told the process that is seen.
+func unixSinks(t *testing.T, path string) *atomic.Int64 {
+	t.Helper()
+	var arrived atomic.Int64
+	for _, name := range []string{path, "@" + filepath.Base(path)} {
+		l, err := net.Listen("unix", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				arrived.Add(1)
+				raw, _ := c.(*net.UnixConn).SyscallConn()
+				_ = raw.Control(func(fd uintptr) {
+					if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+						fmt.Fprintf(c, "%d", cred.Pid)
+					}
+				})
+				c.Close()
+			}
+		}()
+	}
+	d, err := net.ListenPacket("unixgram", path+".d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	go func() {
+		for buf := make([]byte, 64); ; {
+			if _, _, err := d.ReadFrom(buf); err != nil {
+				return
+			}
+			arrived.Add(1)
+		}
+	}()
+	return &arrived
+}
+
+// TestUnixWays reaches a denied Unix socket in every way there is.
+func TestUnixWays(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		way    string
+		denied string // "": it is no way to a denied socket
+	}{
+		{"plain", "connect"}, {"unterminated", "connect"}, {"relative", "connect"}, {"dots", "connect"}, {"symlink", "connect"},
+		{"cwd", "connect"}, {"fd", "connect"}, {"abstract", "connect"}, {"sendto", "sendto"}, {"sendmsg", "sendmsg"},
+		{"sendmmsg", "sendmmsg"}, {"dgram-connect", "connect"},
+		{"no-socket", ""}, {"nothing", ""}, {"pair", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.way, func(t *testing.T) {
+			t.Parallel()
+			place := func() string {
+				path := filepath.Join(workDir(t, 0), "run", fmt.Sprintf("s%d", runs.Add(1)))
+				if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				return path
+			}
+			path := place()
+			unixSinks(t, path)
+			argv := []string{victim("unix"), test.way, path}
+			native := run{}.native(t, argv...)
+			allowed := run{policy: networkRule(`unix: {deny: ["/nowhere"]}`)}.protected(t, argv...)
+			if allowed.out != native.out || len(allowed.audits()) > 0 {
+				t.Errorf("allowed: %q %s, alone: %q, audits %+v", allowed.out, allowed.err, native.out, allowed.records)
+			}
+			path = place()
+			arrived := unixSinks(t, path)
+			argv[2] = path
+			r := run{policy: networkRule(fmt.Sprintf("unix: {deny: [%q, %q, %q]}", path, path+".d", "@"+filepath.Base(path)))}.protected(t, argv...)
+			n := len(r.of("explicitlyDeniedUnixSocket"))
+			if test.denied == "" {
+				if r.out != native.out || n > 0 {
+					t.Errorf("protected: %q %s, alone: %q, %d audits", r.out, r.err, native.out, n)
+				}
+				return
+			}
+			if !strings.Contains(native.out, ": ok\n") {
+				t.Fatalf("alone: %q %s", native.out, native.err)
+			}
+			if r.out != test.denied+": EACCES\n" || n != 1 {
+				t.Errorf("protected: %q %s, audits %+v", r.out, r.err, r.records)
+			}
+			// Datagrams keep their order: ours is the first.
+			c, err := net.Dial("unixgram", path+".d")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := c.Write([]byte("last")); err != nil {
+				t.Fatal(err)
+			}
+			for arrived.Load() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			if n := arrived.Load(); n != 1 {
+				t.Errorf("the denied socket was reached %d times", n-1)
 			}
 		})
 	}

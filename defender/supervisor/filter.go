@@ -28,7 +28,9 @@ const low = 0xffffffff
 // bitmap. A second ABI of the processor (i386, x32) does not exist for the
 // target: its calls would pass unseen. io_uring does not exist either: it
 // connects and sends without a call.
-func BuildFilter(self Self, by Backend) ([]byte, error) {
+//
+// With files it asks about every change to the file system as well.
+func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
 	f, err := seccomp.NewFilter(seccomp.ActAllow)
 	if err != nil {
 		return nil, fmt.Errorf("building filter: %w", err)
@@ -49,11 +51,32 @@ func BuildFilter(self Self, by Backend) ([]byte, error) {
 	}
 	b.add(b.stop, "sendto", arg(4, seccomp.CompareNotEqual, 0))
 	b.add(enosys, "io_uring_setup")
+	if files {
+		b.changes()
+	}
 	b.protect(self, eperm)
 	if b.err != nil {
 		return nil, fmt.Errorf("building filter: %w", b.err)
 	}
 	return export(f)
+}
+
+// changes asks about calls that change files. An open is one by its flags, and
+// the many that only read are not stopped; openat2 has its flags in memory.
+func (b *builder) changes() {
+	for nr, c := range changes {
+		flags := map[string]uint{"open": 1, "openat": 2, "open_by_handle_at": 2}[c.name]
+		if flags == 0 {
+			b.addNR(b.stop, nr)
+			continue
+		}
+		for _, mode := range []uint64{unix.O_WRONLY, unix.O_RDWR, unix.O_ACCMODE} {
+			b.addNR(b.stop, nr, masked(flags, unix.O_ACCMODE, mode))
+		}
+		for _, bit := range []uint64{unix.O_CREAT, unix.O_TRUNC} {
+			b.addNR(b.stop, nr, masked(flags, bit, bit))
+		}
+	}
 }
 
 // protect keeps the target's signals and limits off our own processes.
@@ -126,20 +149,34 @@ func (b *builder) add(action seccomp.ScmpAction, name string, when ...seccomp.Sc
 		return
 	}
 	nr, err := seccomp.GetSyscallFromName(name)
-	if err == nil {
-		if len(when) == 0 {
-			err = b.f.AddRuleExact(nr, action)
-		} else {
-			err = b.f.AddRuleConditionalExact(nr, action, when)
-		}
-	}
 	if err != nil {
 		b.err = fmt.Errorf("%s: %w", name, err)
+		return
+	}
+	b.addNR(action, int32(nr), when...)
+}
+
+func (b *builder) addNR(action seccomp.ScmpAction, nr int32, when ...seccomp.ScmpCondition) {
+	if b.err != nil {
+		return
+	}
+	var err error
+	if len(when) == 0 {
+		err = b.f.AddRuleExact(seccomp.ScmpSyscall(nr), action)
+	} else {
+		err = b.f.AddRuleConditionalExact(seccomp.ScmpSyscall(nr), action, when)
+	}
+	if err != nil {
+		b.err = fmt.Errorf("call %d: %w", nr, err)
 	}
 }
 
 func arg(n uint, op seccomp.ScmpCompareOp, v uint64) seccomp.ScmpCondition {
 	return seccomp.ScmpCondition{Argument: n, Op: op, Operand1: v}
+}
+
+func masked(n uint, mask, v uint64) seccomp.ScmpCondition {
+	return seccomp.ScmpCondition{Argument: n, Op: seccomp.CompareMaskedEqual, Operand1: mask, Operand2: v}
 }
 
 func isInt(n uint, v int) seccomp.ScmpCondition {

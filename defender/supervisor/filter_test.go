@@ -130,7 +130,7 @@ func TestFilter(t *testing.T) {
 		{"an ordinary filter", unix.SYS_SECCOMP, []uint64{unix.SECCOMP_SET_MODE_FILTER, 0, 4}, allow},
 	}
 	for by, asks := range map[Backend]uint32{ByNotify: stop, ByPtrace: trace} {
-		prog, err := BuildFilter(self, by)
+		prog, err := BuildFilter(self, by, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestFilter(t *testing.T) {
 // without a supervisor could not even end itself, and calls that are made all
 // the time would be slow.
 func TestFilterLeavesAlone(t *testing.T) {
-	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}}, ByNotify)
+	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}}, ByNotify, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestFilterLeavesAlone(t *testing.T) {
 
 // TestFilterOtherTables asks about the other call tables of the processor.
 func TestFilterOtherTables(t *testing.T) {
-	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}}, ByNotify)
+	prog, err := BuildFilter(Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}}, ByNotify, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestFilterOtherTables(t *testing.T) {
 // TestFilterOfTheFirstProcess asks about a container's first process, which
 // the kernel protects itself.
 func TestFilterOfTheFirstProcess(t *testing.T) {
-	prog, err := BuildFilter(Self{Supervisor: 1, Groups: []int{1}}, ByNotify)
+	prog, err := BuildFilter(Self{Supervisor: 1, Groups: []int{1}}, ByNotify, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,5 +212,52 @@ func TestFilterOfTheFirstProcess(t *testing.T) {
 	}
 	if got := ask(t, prog, nativeArch, unix.SYS_EXECVE); got != stop {
 		t.Errorf("execve: %#x", got)
+	}
+}
+
+// TestFilterFiles asks about changes to files: with file monitoring all are
+// stopped and what only reads is not; without it nothing is.
+func TestFilterFiles(t *testing.T) {
+	self := Self{Supervisor: 4001, Family: []int{4000}, Groups: []int{4000}}
+	with, err := BuildFilter(self, ByNotify, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	without, err := BuildFilter(self, ByNotify, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const high = 0x7_0000_0000
+	var at = uint64(0xffffff9c) // AT_FDCWD
+	tests := []struct {
+		name  string
+		flags uint64
+		want  uint32
+	}{
+		{"read", unix.O_RDONLY, allow},
+		{"read with more", unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_NOATIME, allow},
+		{"path", unix.O_PATH | unix.O_CLOEXEC, allow},
+		{"read with a full register", high, allow},
+		{"write", unix.O_WRONLY, stop},
+		{"read and write", unix.O_RDWR, stop},
+		{"neither", unix.O_ACCMODE, stop},
+		{"create", unix.O_CREAT, stop},
+		{"truncate", unix.O_TRUNC, stop},
+		{"append", unix.O_WRONLY | unix.O_APPEND, stop},
+		{"unnamed", unix.O_TMPFILE | unix.O_RDWR, stop},
+		{"write with a full register", high | unix.O_WRONLY, stop},
+	}
+	for _, test := range tests {
+		if got := ask(t, with, nativeArch, unix.SYS_OPENAT, at, 1, test.flags); got != test.want {
+			t.Errorf("openat to %s: %#x, want %#x", test.name, got, test.want)
+		}
+	}
+	for nr, c := range changes {
+		if got := ask(t, with, nativeArch, int(nr), at, unix.O_WRONLY, unix.O_WRONLY); got != stop {
+			t.Errorf("%s: %#x with monitoring", c.name, got)
+		}
+		if got := ask(t, without, nativeArch, int(nr), at, unix.O_WRONLY, unix.O_WRONLY); got != allow {
+			t.Errorf("%s: %#x without monitoring", c.name, got)
+		}
 	}
 }

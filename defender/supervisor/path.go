@@ -18,6 +18,7 @@ import (
 type file struct {
 	fd   int
 	path string // as the target names it: below its own root
+	full string // as we name it: below the container's root
 	stat unix.Stat_t
 }
 
@@ -53,12 +54,23 @@ func lookup(tid int, pid func() int, dirfd int, name string) (*file, error) {
 		return nil, err
 	}
 	defer unix.Close(root)
-	base, scope := root, uint64(unix.RESOLVE_IN_ROOT)
+	base := root
 	if name[0] != '/' {
 		if base, err = openBase(tid, dirfd); err != nil {
 			return nil, err
 		}
 		defer unix.Close(base)
+	}
+	return lookupFrom(root, base, tid, pid, name)
+}
+
+// lookupFrom is lookup below root, for a relative name from the folder base.
+// Both stay the caller's.
+func lookupFrom(root, base, tid int, pid func() int, name string) (*file, error) {
+	scope := uint64(unix.RESOLVE_IN_ROOT)
+	if name[0] == '/' {
+		base = root
+	} else {
 		scope = 0
 	}
 	fd, err := -1, error(unix.ELOOP)
@@ -113,6 +125,7 @@ func newFile(fd, root int) (*file, error) {
 	if f.stat.Nlink == 0 {
 		name = strings.TrimSuffix(name, " (deleted)")
 	}
+	f.full = name
 	if prefix, err := readlink(fmt.Sprintf("/proc/self/fd/%d", root)); err == nil && prefix != "/" {
 		if rest, ok := strings.CutPrefix(name, prefix); ok && strings.HasPrefix(rest, "/") {
 			name = rest

@@ -44,6 +44,7 @@ const (
 	Send
 	Bind
 	Listen
+	Change // of a file
 )
 
 // Level says how sure an answer is; see the package comment.
@@ -70,10 +71,12 @@ type Call struct {
 
 	// Of Connect and Send: where to, in canonical form. Of Bind and Listen:
 	// the socket's own address. Addr is not valid for a message without a
-	// destination, and for a Unix socket, which has a Path.
+	// destination, and for a Unix socket, which has a File.
 	Network string // "tcp", "udp", NetworkUnix, "ip" for others, "" if nobody knows
 	Addr    netip.AddrPort
 	Path    string
+
+	File    File   // of Change
 	Payload []byte // of Send: what it sends
 
 	s        *Supervisor
@@ -115,6 +118,8 @@ type Config struct {
 	// WatchUnix reports whether connects to Unix sockets are to be described;
 	// nil never.
 	WatchUnix func() bool
+	// WatchFiles is that for changes to files; the filter must ask about them.
+	WatchFiles func() bool
 	// Exited is told of a child of ours that ended under our eyes during an
 	// exec, where no other wait can see it.
 	Exited func(pid int, status unix.WaitStatus)
@@ -196,6 +201,10 @@ func (s *Supervisor) dispatch(c *Call) {
 		unix.SYS_IOPRIO_SET, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SCHED_SETATTR, unix.SYS_SCHED_SETPARAM,
 		unix.SYS_SCHED_SETSCHEDULER:
 		s.protectSelf(c)
+	default:
+		if ch, ok := changes[c.regs.NR]; ok {
+			s.change(c, ch)
+		}
 	}
 	if !c.replied && !c.worker {
 		// A handler that forgot, or a call that the filter should not have

@@ -10,7 +10,7 @@ import (
 )
 
 // NetworkUnix is the Network of a connect or message to a socket that is a
-// file or has an abstract name; Call.Path says which.
+// file or has an abstract name; Call.File says which.
 const NetworkUnix = "unix"
 
 // watchesUnix reports whether anybody asks where Unix sockets lead to.
@@ -28,6 +28,17 @@ func (c *Call) isUnix(name []byte) bool {
 // and systemd tell who asks.
 func (s *Supervisor) unixCall(c *Call, name []byte) {
 	c.perform = nil
+	if c.Op == Bind && len(name) > 2 && name[2] != 0 && binary.NativeEndian.Uint16(name) == unix.AF_UNIX {
+		path, _, _ := bytes.Cut(name[2:], []byte{0})
+		s.change(c, change{c.Name, func(c *Call) error {
+			err := c.makesName("mknod", unix.AT_FDCWD, string(path))
+			if errors.Is(err, unix.EEXIST) {
+				err = unix.EADDRINUSE
+			}
+			return err
+		}})
+		return
+	}
 	if len(name) <= 2 || binary.NativeEndian.Uint16(name) != unix.AF_UNIX || c.Op != Connect && c.Op != Send || !s.watchesUnix() {
 		_ = c.proceed()
 		return
@@ -50,11 +61,11 @@ func (s *Supervisor) unixCall(c *Call, name []byte) {
 	}
 }
 
-// unixPath sets Path to what sun_path names: the file that the target's own
+// unixPath sets File to what sun_path names: the file that the target's own
 // look-up leads to, or "@" and the abstract name (unix(7)).
 func (c *Call) unixPath(name []byte) error {
 	if name[0] == 0 {
-		c.Path = "@" + string(name[1:])
+		c.File.Path = "@" + string(name[1:])
 		return nil
 	}
 	name, _, _ = bytes.Cut(name, []byte{0})
@@ -66,6 +77,6 @@ func (c *Call) unixPath(name []byte) error {
 	if f.stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return unix.ECONNREFUSED
 	}
-	c.Path = f.path
+	c.File = File{Path: f.full, Typed: absolute(c.TID, unix.AT_FDCWD, string(name))}
 	return c.pending()
 }

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var monitoring = []string{"--file-monitoring"}
+
+func denyFiles(paths ...string) string {
+	for i := range paths {
+		paths[i] = fmt.Sprintf("%q", paths[i])
+	}
+	return fmt.Sprintf(`version: 1
+rules:
+  - name: not these files
+    files: {effect: prevent, deny: [%s]}
+`, strings.Join(paths, ", "))
+}
+
+// guarded makes the folder that the victim "files" is to change.
+func guarded(t *testing.T, r *run) string {
+	t.Helper()
+	if r.dir == "" {
+		r.dir = workDir(t, r.uid)
+	}
+	dir := filepath.Join(r.dir, "guarded")
+	for _, d := range []string{dir, filepath.Join(dir, "folder")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{dir, filepath.Join(dir, "folder"), filepath.Join(dir, "secret")} {
+		if err := os.Chown(name, os.Getuid(), os.Getgid()); r.uid == 0 && err != nil {
+			t.Fatal(err)
+		}
+		if r.uid != 0 {
+			if err := os.Chown(name, r.uid, r.uid); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
+// audits returns the records but for the Defender's own news.
+func (r result) audits() []record {
+	return slices.DeleteFunc(slices.Clone(r.records), func(rec record) bool { return rec.Type == "defender" })
+}
+
+// TestFileWays changes files below a denied path in every way there is.
+func TestFileWays(t *testing.T) {
+	t.Parallel()
+	ways := []string{
+		"write", "read-write", "append", "mode-3", "truncate-read", "open", "creat", "openat2", "openat2-dirfd", "dirfd", "cwd",
+		"dots", "symlink", "symlink-folder", "proc-fd", "dev-fd-path", "proc-fd-folder", "proc-root", "handle",
+		"create", "create-read", "create-new", "create-nofollow", "dangling", "dangling-twice", "dangling-relative",
+		"tmpfile-link", "tmpfile-link-empty", "truncate", "rename-away", "rename-over", "rename-in", "rename-folder",
+		"rename-exchange", "link-out", "link-out-fd", "link-in", "unlink", "unlinkat", "rmdir", "rmdir-slash", "unlinkat-dir",
+		"mkdir", "mkdir-slash", "mkdirat", "symlink-in", "mknod", "fifo", "socket", "chmod", "fchmod", "fchmodat", "fchmodat2",
+		"chmod-folder", "chown", "lchown", "fchown", "fchownat-empty", "setxattr", "fsetxattr", "lsetxattr", "mount", "chroot",
+	}
+	rootOnly := map[string]bool{"handle": true, "tmpfile-link-empty": true, "link-out-fd": true, "lsetxattr": true, "mount": true, "chroot": true}
+	for _, way := range ways {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			for _, uid := range []int{0, 1000} {
+				if uid != 0 && (os.Getuid() != 0 || rootOnly[way]) || uid == 0 && os.Getuid() != 0 && rootOnly[way] {
+					continue
+				}
+				alone := run{uid: uid}
+				native := alone.native(t, victim("files"), way, guarded(t, &alone))
+				if native.out != way+": ok\n" {
+					t.Skipf("alone: %s%s", native.out, native.err)
+				}
+				denied := run{uid: uid, flags: monitoring}
+				dir := guarded(t, &denied)
+				denied.policy = denyFiles(dir)
+				r := denied.protected(t, victim("files"), way, dir)
+				if r.out != way+": EACCES\n" {
+					t.Errorf("uid %d, protected: %q %s, want EACCES", uid, r.out, r.err)
+				}
+				if n := len(r.of("explicitlyDeniedFile")); n != 1 {
+					t.Errorf("uid %d: %d audits of a denied file: %+v", uid, n, r.records)
+				}
+				data, err := os.ReadFile(filepath.Join(dir, "secret"))
+				if string(data) != "secret" {
+					t.Errorf("uid %d: the file was changed: %q, %v", uid, data, err)
+				}
+				// The same is done elsewhere as if we were not there.
+				allowed := run{uid: uid, flags: monitoring, policy: denyFiles("/nowhere")}
+				if r := allowed.protected(t, victim("files"), way, guarded(t, &allowed)); r.out != native.out || len(r.audits()) > 0 {
+					t.Errorf("uid %d, allowed: %q %s, audits %+v", uid, r.out, r.err, r.records)
+				}
+			}
+		})
+	}
+}
+
+// TestFilesLeftAlone does to a denied folder, and elsewhere, what changes no
+// file of it: all must be as it is alone.
+func TestFilesLeftAlone(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{
+		"read", "path", "missing", "missing-folder", "exists", "mkdir-exists", "folder", "below-file", "unlink-missing", "bad-address",
+		"empty", "loop", "nofollow", "null", "stdout", "pipe", "tmpfile", "memfd", "deleted", "mine", "proc",
+	} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			alone := run{}
+			native := alone.native(t, victim("files"), way, guarded(t, &alone))
+			denied := run{flags: monitoring}
+			dir := guarded(t, &denied)
+			denied.policy = denyFiles(dir)
+			if r := denied.protected(t, victim("files"), way, dir); r.out != native.out || r.status != native.status || len(r.audits()) > 0 {
+				t.Errorf("protected: %q %s, alone: %q, audits %+v", r.out, r.err, native.out, r.records)
+			}
+		})
+	}
+}
+
+// TestFilesUnmonitored changes a denied file without the flag.
+func TestFilesUnmonitored(t *testing.T) {
+	t.Parallel()
+	r := run{}
+	dir := guarded(t, &r)
+	r.policy = denyFiles(dir)
+	res := r.protected(t, victim("files"), "write", dir)
+	if res.out != "write: ok\n" || len(res.records) != 1 || !strings.Contains(res.records[0].Msg, "--file-monitoring") {
+		t.Errorf("%q %s, audits %+v", res.out, res.err, res.records)
+	}
+}

@@ -1,0 +1,3 @@
+package supervisor
+
+var olderChanges map[int32]change
