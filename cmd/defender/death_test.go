@@ -37,6 +37,9 @@ func TestDeath(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
+			if traced {
+				test.survives = false // the kernel ends the tracees of a dead tracer
+			}
 			for i := range rounds {
 				r := run{policy: denyNetwork("127.0.0.2")}
 				if test.open {
@@ -119,6 +122,7 @@ func TestDeathAsFirst(t *testing.T) {
 // who answers.
 func TestOpenEndsWhatIsLeft(t *testing.T) {
 	t.Parallel()
+	needNotify(t, "the target ends with the defender")
 	p := run{flags: []string{"--on-failure", "open"}}.startProtected(t, "sh", "-c",
 		`(trap "" TERM; while :; do /bin/true || echo failed; sleep 0.01; done) & echo ready; while [ ! -e go ]; do sleep 0.01; done; exit 9`)
 	f := p.family()

@@ -108,6 +108,18 @@ type run struct {
 	dir    string   // "": a new one
 }
 
+// traced says that all runs have the ptrace backend: "make test" runs these
+// tests a second time so.
+var traced = os.Getenv("DEFENDER_SUPERVISOR") == "ptrace"
+
+// needNotify skips a test of what a tracer cannot do, and says at start.
+func needNotify(t *testing.T, what string) {
+	t.Helper()
+	if traced {
+		t.Skip("under a tracer: " + what)
+	}
+}
+
 // hangAfter ends what would hang for ever. It is no limit on speed.
 const hangAfter = 60 * time.Second
 
