@@ -260,14 +260,14 @@ func SelfTest(name string, files bool) (supervisor.Levels, error) {
 		if err == nil {
 			err = early.SetFilter(prog, by == supervisor.ByPtrace)
 		}
-		if err != nil {
-			return observe, err
+		levels := observe
+		if err == nil {
+			levels, err = supervisor.SelfTest(by, early.Probe(n))
 		}
-		levels, err := supervisor.SelfTest(by, early.Probe(n))
 		if err == nil {
 			return levels, errors.Join(errs...)
 		}
-		errs = append(errs, err)
+		errs = append(errs, fmt.Errorf("%s: %w: %w", by, supervisor.ErrNotSupported, err))
 	}
 	return observe, errors.Join(errs...)
 }

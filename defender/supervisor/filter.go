@@ -7,6 +7,9 @@ import (
 
 	seccomp "github.com/seccomp/libseccomp-golang"
 	"golang.org/x/sys/unix"
+
+	"appdefender/internal/early"
+	"appdefender/internal/sys"
 )
 
 // Self is what the filter must keep the target from touching.
@@ -31,6 +34,12 @@ const low = 0xffffffff
 //
 // With files it asks about every change to the file system as well.
 func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
+	if by == ByNotify {
+		// The library says of a kernel without listeners that our rules are wrong.
+		if err := sys.NotifSizes(early.SlotSize); err != nil {
+			return nil, err
+		}
+	}
 	f, err := seccomp.NewFilter(seccomp.ActAllow)
 	if err != nil {
 		return nil, fmt.Errorf("building filter: %w", err)

@@ -55,6 +55,14 @@ func (l Lost) String() string {
 // addPtrace brings back most of what a container profile takes.
 const addPtrace = "add the capability SYS_PTRACE"
 
+// cure is what helps against a refusal; a kernel that lacks a call lacks it.
+func cure(err error) string {
+	if errors.Is(err, unix.ENOSYS) {
+		return ""
+	}
+	return addPtrace
+}
+
 // ErrNotSupported means that this kernel or container refuses supervision.
 var ErrNotSupported = errors.New("supervision is not possible here")
 
@@ -84,7 +92,7 @@ func SelfTest(by Backend, probe early.Child) (Levels, error) {
 	}
 	if err != nil {
 		_ = unix.Kill(probe.PID(), unix.SIGKILL)
-		return Levels{Backend: Observe}, fmt.Errorf("%s: %w: %w", by, ErrNotSupported, err)
+		return Levels{Backend: Observe}, err
 	}
 	if sys.Us.UID[3] == 0 && !sys.Can(unix.CAP_SYS_PTRACE) && by == ByNotify {
 		l.Lost = append(l.Lost, Lost{
@@ -102,9 +110,6 @@ type selfTest struct {
 }
 
 func (t *selfTest) notify() error {
-	if err := sys.NotifSizes(len(early.Slot(0))); err != nil {
-		return err
-	}
 	t.probe.Go()
 	fd, err := t.probe.Listener()
 	if err != nil {
@@ -139,7 +144,7 @@ func (t *selfTest) next() (*sys.Notif, error) {
 		if n == 0 || p[0].Revents&unix.POLLIN == 0 {
 			return nil, errors.New("the call did not arrive")
 		}
-		buf := make([]byte, len(early.Slot(0)))
+		buf := make([]byte, early.SlotSize)
 		notif, err := sys.Recv(t.fd, buf)
 		if err == unix.EINTR || err == unix.ENOENT {
 			continue
@@ -170,7 +175,7 @@ func (t *selfTest) read(tid int, socket, address uint64) error {
 	if err != nil {
 		t.levels.Lost = append(t.levels.Lost, Lost{
 			What: "connections are checked, not performed, and other name servers cannot be redirected",
-			Why:  fmt.Sprintf("pidfd_getfd: %v", err), Cure: addPtrace,
+			Why:  fmt.Sprintf("pidfd_getfd: %v", err), Cure: cure(err),
 		})
 		return nil
 	}
@@ -187,7 +192,7 @@ func (t *selfTest) exec(n *sys.Notif) error {
 	err := sys.Seize(tid, sys.TraceExec)
 	if err != nil {
 		t.levels.Lost = append(t.levels.Lost, Lost{
-			What: "started programs are checked, not verified", Why: fmt.Sprintf("ptrace: %v", err), Cure: addPtrace,
+			What: "started programs are checked, not verified", Why: fmt.Sprintf("ptrace: %v", err), Cure: cure(err),
 		})
 		return sys.Continue(t.fd, n.ID)
 	}

@@ -280,8 +280,11 @@ const (
 	futexWake = 1
 )
 
-// Slots is the number of notification slots.
-const Slots = C.EARLY_SLOTS
+// Slots is the number of notification slots, SlotSize the bytes of each.
+const (
+	Slots    = C.EARLY_SLOTS
+	SlotSize = C.EARLY_SLOT_SIZE
+)
 
 // Slot returns the memory that receiver n must take notifications in; see
 // early.h. It is zero when nothing is in flight.
