@@ -49,7 +49,7 @@ test: build ## formatting, vet, lint, arrows and all tests of one machine
 .PHONY: test-platforms
 test-platforms: build ## containers, other kernels and a browser (as root)
 	@scripts/packages $(PLATFORM_PACKAGES)
-	go test -tags platforms -timeout 30m ./internal/platforms/... ./inject ./console/web
+	go test -tags platforms -timeout 30m ./internal/platforms/... ./internal/endtoend ./inject ./console/web
 
 .PHONY: clean
 clean: ## remove what build made

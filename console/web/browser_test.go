@@ -3,206 +3,45 @@
 package web
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/log"
-	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
 	"appdefender/audit"
 	"appdefender/console"
+	chrome "appdefender/internal/browser"
 	"appdefender/policy"
 	"appdefender/wire"
 )
 
-// tab is a page in a real browser. Whatever its console complains about fails
-// the test, and so does a request to anybody but our Console.
+// tab is a page of a bench in a real browser.
 type tab struct {
 	*bench
-	ctx context.Context
-
-	mu       sync.Mutex
-	expected []string // complaints that a test provokes
-	wrong    []string
+	*chrome.Tab
 }
 
 func newTab(t *testing.T, b *bench) *tab {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Skip("there is no chromium; on Debian: apt-get install chromium")
-	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("no-proxy-server", true),
-		chromedp.WindowSize(1280, 800))
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewExecAllocator(ctx, options...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	p := &tab{bench: b, ctx: ctx}
-	if err := chromedp.Listen(ctx, p.hear); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := cdp.Call(ctx, chromedp.FromContext(ctx).Target, network.Enable, network.EnableParams{}); err != nil {
-		t.Fatal(err)
-	}
-	p.do(chromedp.EmulateViewport(1280, 800))
-	t.Cleanup(func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for _, s := range p.wrong {
-			if !slices.ContainsFunc(p.expected, func(e string) bool { return strings.Contains(s, e) }) {
-				t.Errorf("the browser says: %s", s)
-			}
-		}
-	})
-	return p
-}
-
-func (p *tab) hear(ev any) {
-	complaint := ""
-	switch e := ev.(type) {
-	case *runtime.EventExceptionThrown:
-		complaint = e.ExceptionDetails.Text
-		if thrown := e.ExceptionDetails.Exception; thrown != nil {
-			complaint += " " + thrown.Description
-		}
-	case *runtime.EventConsoleAPICalled:
-		if e.Type == runtime.ConsoleAPICalledTypeError || e.Type == runtime.ConsoleAPICalledTypeWarning {
-			complaint = fmt.Sprintf("console.%s %s", e.Type, e.Args[0].Value)
-		}
-	case *log.EventEntryAdded: // among them violations of the Content-Security-Policy
-		if e.Entry.Level == log.EntryLevelError || e.Entry.Level == log.EntryLevelWarning {
-			complaint = e.Entry.Text + " " + e.Entry.URL
-		}
-	case *network.EventRequestWillBeSent:
-		if url := e.Request.URL; !strings.HasPrefix(url, p.url+"/") && !strings.HasPrefix(url, "data:") {
-			complaint = "a request to " + url
-		}
-	}
-	if complaint != "" {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.wrong = append(p.wrong, complaint)
-	}
-}
-
-func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
-	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
-	defer cancel()
-	if err := chromedp.Do(ctx, steps...); err != nil {
-		p.shot("failed-" + filepath.Base(p.t.Name()))
-		p.t.Fatal(err)
-	}
-}
-
-// is evaluates a script. It is not held up by the page's policy, as a poll of
-// the browser's own would be.
-func (p *tab) is(script string) bool {
-	p.t.Helper()
-	ok, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool]("!!("+script+")"))
-	return err == nil && ok // between two pages there is nothing to ask
-}
-
-func (p *tab) until(script string) {
-	p.t.Helper()
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if p.is(script) {
-			return
-		}
-	}
-	p.shot("failed-" + filepath.Base(p.t.Name()))
-	p.t.Fatalf("never: %s", script)
-}
-
-// says waits for a text anywhere on the page.
-func (p *tab) says(text string) {
-	p.t.Helper()
-	p.until("document.body && document.body.innerText.includes(" + quoted(text) + ")")
-}
-
-func (p *tab) silentOf(text string) {
-	p.t.Helper()
-	if p.is("document.body.innerText.includes(" + quoted(text) + ")") {
-		p.t.Errorf("the page says %q", text)
-	}
-}
-
-func quoted(s string) string {
-	b, _ := json.Marshal(s)
-	return string(b)
-}
-
-func (p *tab) open(path string) {
-	p.t.Helper()
-	p.do(chromedp.Navigate(p.url + path))
-}
-
-func (p *tab) click(css string) {
-	p.t.Helper()
-	p.do(chromedp.Click(chromedp.CSS(css)))
-}
-
-func (p *tab) typeIn(css, text string) {
-	p.t.Helper()
-	p.do(chromedp.SendKeys(chromedp.CSS(css), text))
+	return &tab{b, chrome.New(t, chrome.Config{URL: b.url, Shots: os.Getenv("WEB_SHOTS")})}
 }
 
 func (p *tab) signIn(name string) {
 	p.t.Helper()
-	p.open(console.SignInPath)
-	p.typeIn("#name", name)
-	p.typeIn("#password", testPassword)
-	p.click("#sign-in")
-	p.says("App-Embedded audits")
+	p.Open(console.SignInPath)
+	p.Type("#name", name)
+	p.Type("#password", testPassword)
+	p.Click("#sign-in")
+	p.Says("App-Embedded audits")
 }
 
 // choose clicks an effect.
 func (p *tab) choose(id, effect string) {
 	p.t.Helper()
-	p.click(fmt.Sprintf(`#%s-effect label.%s`, id, effect))
-}
-
-// shot keeps a picture of the page where $WEB_SHOTS says, for people to look
-// at.
-func (p *tab) shot(name string) {
-	dir := os.Getenv("WEB_SHOTS")
-	if dir == "" {
-		return
-	}
-	b, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, name+".png"), b, 0o644)
-	}
-	if err != nil {
-		p.t.Log(err)
-	}
-}
-
-func (p *tab) scheme(name string) {
-	p.t.Helper()
-	_, err := cdp.Call(p.ctx, chromedp.FromContext(p.ctx).Target, emulation.SetEmulatedMedia,
-		emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}}})
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	p.Click(fmt.Sprintf(`#%s-effect label.%s`, id, effect))
 }
 
 // TestSampleTask is the document's way: sign in, add the rule, look at the
@@ -210,38 +49,36 @@ func (p *tab) scheme(name string) {
 func TestSampleTask(t *testing.T) {
 	b := newBench(t, Config{URL: "https://console.example:8443", CA: []byte(testCA)})
 	p := newTab(t, b)
-	p.open("/")
-	p.says("Sign in")
-	p.shot("signin")
+	p.Open("/")
+	p.Says("Sign in")
+	p.Shot("signin")
 	p.signIn("admin")
-	p.says("No audits yet")
-	p.shot("audits-empty")
+	p.Says("No audits yet")
+	p.Shot("audits-empty")
 
-	p.click(`nav a[href="` + runtimePath + `"]`)
-	p.says("App-Embedded policy")
-	p.click("#add-rule")
-	p.typeIn("#name", "sample")
-	p.typeIn("#containers", "sample-task")
+	p.Click(`nav a[href="` + runtimePath + `"]`)
+	p.Says("App-Embedded policy")
+	p.Click("#add-rule")
+	p.Type("#name", "sample")
+	p.Type("#containers", "sample-task")
 	p.choose("processes", "prevent")
-	p.typeIn("#processes-deny", "mkdir")
-	p.shot("rule-processes")
-	p.click("#tab-networking")
-	p.click(".dns .track")
+	p.Type("#processes-deny", "mkdir")
+	p.Shot("rule-processes")
+	p.Click("#tab-networking")
+	p.Click(".dns .track")
 	p.choose("dns", "prevent")
-	p.typeIn("#dns-allow", "gmail com")
-	p.mu.Lock()
-	p.expected = append(p.expected, "400 (Bad Request)")
-	p.mu.Unlock()
-	p.click("#save")
-	p.says("The rule was not saved")
-	p.until(`document.querySelector("#panel-networking #dns-allow-faults").checkVisibility()`)
-	p.shot("rule-faults")
-	p.do(chromedp.Clear(chromedp.ID("dns-allow")))
-	p.typeIn("#dns-allow", "gmail.com")
-	p.shot("rule-networking")
-	p.click("#save")
-	p.says("The rule was added")
-	p.shot("policy")
+	p.Type("#dns-allow", "gmail com")
+	p.Expect("400 (Bad Request)")
+	p.Click("#save")
+	p.Says("The rule was not saved")
+	p.Until(`document.querySelector("#panel-networking #dns-allow-faults").checkVisibility()`)
+	p.Shot("rule-faults")
+	p.Do(chromedp.Clear(chromedp.ID("dns-allow")))
+	p.Type("#dns-allow", "gmail.com")
+	p.Shot("rule-networking")
+	p.Click("#save")
+	p.Says("The rule was added")
+	p.Shot("policy")
 
 	r := b.rule("sample")
 	if r == nil || !slices.Equal(r.Scope.Containers, []string{"sample-task"}) ||
@@ -251,64 +88,57 @@ func TestSampleTask(t *testing.T) {
 	}
 
 	// Its audits come to the open page.
-	p.open(eventsPath)
-	p.until(`document.getElementById("live").dataset.state === "live"`)
-	if err := chromedp.Do(p.ctx, mark); err != nil {
-		t.Fatal(err)
-	}
+	p.Open(eventsPath)
+	p.Until(`document.getElementById("live").dataset.state === "live"`)
+	p.Mark()
 	d := b.enrol(wire.Identity{AppID: "sample-app", Container: "sample-task"})
 	d.tell(launched(time.Now(), "/usr/bin/mkdir", "mkdir /tmp/here", "prevent"), lookedUp(time.Now(), "yahoo.com", "prevent"))
-	p.says("/usr/bin/mkdir launched and is explicitly denied by runtime rule. Full command: mkdir /tmp/here")
-	p.says("DNS resolution of domain name yahoo.com triggered by /usr/bin/wget explicitly denied by a runtime rule")
-	if !p.is("window.marked") {
+	p.Says("/usr/bin/mkdir launched and is explicitly denied by runtime rule. Full command: mkdir /tmp/here")
+	p.Says("DNS resolution of domain name yahoo.com triggered by /usr/bin/wget explicitly denied by a runtime rule")
+	if !p.Marked() {
 		t.Error("the page was loaded again")
 	}
 
 	// The effect is changed while it runs.
-	p.open(runtimePath)
-	p.do(chromedp.Click(chromedp.Search(`//a[@class="rule-name" and text()="sample"]`)))
-	p.says("Edit “sample”")
+	p.Open(runtimePath)
+	p.ClickXPath(`//a[@class="rule-name" and text()="sample"]`)
+	p.Says("Edit “sample”")
 	p.choose("processes", "alert")
-	p.click("#save")
-	p.says("The rule was saved")
+	p.Click("#save")
+	p.Says("The rule was saved")
 	if got := *b.rule("sample").Processes.Effect; got != policy.Alert {
 		t.Errorf("the effect is %v", got)
 	}
 }
-
-var mark = chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error {
-	_, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("window.marked = true"))
-	return err
-})
 
 func TestRulesInTheBrowser(t *testing.T) {
 	b := newBench(t, Config{})
 	b.as("editor").post(rulePath, documentsRule...).want(303)
 	p := newTab(t, b)
 	p.signIn("editor")
-	p.open(runtimePath)
-	p.click(`tr[data-rule="sample"] [value=down]`)
-	p.until(`document.querySelector("tbody tr").dataset.rule === "default"`)
-	p.says("Never reached")
-	p.shot("policy-unreached")
-	p.click(`tr[data-rule="default"] .switch`)
-	p.until(`document.querySelector('tr[data-rule=default] .switch').ariaChecked === "false"`)
-	p.silentOf("Never reached")
+	p.Open(runtimePath)
+	p.Click(`tr[data-rule="sample"] [value=down]`)
+	p.Until(`document.querySelector("tbody tr").dataset.rule === "default"`)
+	p.Says("Never reached")
+	p.Shot("policy-unreached")
+	p.Click(`tr[data-rule="default"] .switch`)
+	p.Until(`document.querySelector('tr[data-rule=default] .switch').ariaChecked === "false"`)
+	p.SilentOf("Never reached")
 	if !b.rule("default").Disabled {
 		t.Error("default is enabled")
 	}
 
-	p.click(`tr[data-rule="default"] [aria-label="Delete default"]`)
-	p.says("Delete the rule “default”?")
-	p.shot("policy-delete")
-	p.click("#confirm [value=no]")
-	p.until(`!document.getElementById("confirm").open`)
+	p.Click(`tr[data-rule="default"] [aria-label="Delete default"]`)
+	p.Says("Delete the rule “default”?")
+	p.Shot("policy-delete")
+	p.Click("#confirm [value=no]")
+	p.Until(`!document.getElementById("confirm").open`)
 	if b.rule("default") == nil {
 		t.Error("it was deleted in spite of a no")
 	}
-	p.click(`tr[data-rule="default"] [aria-label="Delete default"]`)
-	p.click("#confirm-yes")
-	p.says("The rule was deleted")
+	p.Click(`tr[data-rule="default"] [aria-label="Delete default"]`)
+	p.Click("#confirm-yes")
+	p.Says("The rule was deleted")
 	if got := b.names(); got != "sample" {
 		t.Errorf("the rules are %s", got)
 	}
@@ -319,24 +149,20 @@ func TestAuditorInTheBrowser(t *testing.T) {
 	b.as("editor").post(rulePath, documentsRule...).want(303)
 	p := newTab(t, b)
 	p.signIn("auditor")
-	p.open(runtimePath)
-	p.says("sample")
-	p.silentOf("Add rule")
-	p.do(chromedp.Click(chromedp.Search(`//a[@class="rule-name" and text()="sample"]`)))
-	p.says("Read only")
-	p.shot("rule-read-only")
-	if p.is(`document.getElementById("save")`) || !p.is(`document.getElementById("processes-deny").matches(":disabled")`) {
+	p.Open(runtimePath)
+	p.Says("sample")
+	p.SilentOf("Add rule")
+	p.ClickXPath(`//a[@class="rule-name" and text()="sample"]`)
+	p.Says("Read only")
+	p.Shot("rule-read-only")
+	if p.Is(`document.getElementById("save")`) || !p.Is(`document.getElementById("processes-deny").matches(":disabled")`) {
 		t.Error("it can be edited")
 	}
 	// Even if the page is bent.
-	p.mu.Lock()
-	p.expected = append(p.expected, "403 (Forbidden)")
-	p.mu.Unlock()
-	if _, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](`document.querySelector("fieldset").disabled = false; document.getElementById("rule-form").submit(); true`)); err != nil {
-		t.Fatal(err)
-	}
-	p.says("needs the role editor")
-	p.shot("error")
+	p.Expect("403 (Forbidden)")
+	p.Is(`(document.querySelector("fieldset").disabled = false, document.getElementById("rule-form").submit(), true)`)
+	p.Says("needs the role editor")
+	p.Shot("error")
 }
 
 // TestAuditsInTheBrowser: rows come by themselves, where they belong; they
@@ -348,48 +174,48 @@ func TestAuditsInTheBrowser(t *testing.T) {
 	d.tell(lookedUp(now.Add(-time.Hour), "early.test", "alert"))
 	p := newTab(t, b)
 	p.signIn("auditor")
-	p.until(`document.getElementById("live").dataset.state === "live"`)
+	p.Until(`document.getElementById("live").dataset.state === "live"`)
 
 	// Markup is text. An audit that was late goes where its time says.
 	nasty := launched(now, "/tmp/"+evil, evil, "prevent")
 	nasty.Ancestry[0].Path = evil
 	d.tell(nasty)
-	p.says("/tmp/" + evil)
+	p.Says("/tmp/" + evil)
 	d.tell(lookedUp(now.Add(-time.Minute), "late.test", "prevent"))
-	p.says("late.test")
-	p.until(`[...document.querySelectorAll("tr.event")].map((r) => r.dataset.id.split("-").pop()).join() === "2,3,1"`)
-	if p.is(`document.querySelector("main img, main script")`) {
+	p.Says("late.test")
+	p.Until(`[...document.querySelectorAll("tr.event")].map((r) => r.dataset.id.split("-").pop()).join() === "2,3,1"`)
+	if p.Is(`document.querySelector("main img, main script")`) {
 		t.Error("the markup of a process name is markup")
 	}
-	p.click("tr.event:first-child .expand")
-	p.says("Process tree")
-	p.says(`"mkdir" is on the deny list`)
-	p.says("It was not done.")
-	if p.is(`document.querySelector("main img, main script")`) {
+	p.Click("tr.event:first-child .expand")
+	p.Says("Process tree")
+	p.Says(`"mkdir" is on the deny list`)
+	p.Says("It was not done.")
+	if p.Is(`document.querySelector("main img, main script")`) {
 		t.Error("the markup of a process name is markup in its details")
 	}
-	p.do(chromedp.Click(chromedp.CSS("tr.event:first-child .expand")))
-	p.until(`!document.querySelector(".detail-row").checkVisibility()`)
+	p.Click("tr.event:first-child .expand")
+	p.Until(`!document.querySelector(".detail-row").checkVisibility()`)
 
 	// Filters hold for what is there and for what comes.
-	p.pick("f-effect", "alert")
-	p.until(`document.querySelectorAll("tr.event").length === 1 && document.getElementById("live").dataset.state === "live"`)
+	p.Pick("f-effect", "alert")
+	p.Until(`document.querySelectorAll("tr.event").length === 1 && document.getElementById("live").dataset.state === "live"`)
 	d.tell(lookedUp(time.Now(), "refused.test", "prevent"), lookedUp(time.Now(), "told.test", "alert"))
-	p.says("told.test")
-	p.silentOf("refused.test")
-	p.typeIn("#f-text", "told.test\r")
-	p.until(`document.querySelectorAll("tr.event").length === 1 && location.search.includes("text=told.test")`)
-	p.says("told.test")
-	p.click("#clear")
-	p.until(`document.querySelectorAll("tr.event").length === 5 && document.getElementById("live").dataset.state === "live"`)
+	p.Says("told.test")
+	p.SilentOf("refused.test")
+	p.Type("#f-text", "told.test\r")
+	p.Until(`document.querySelectorAll("tr.event").length === 1 && location.search.includes("text=told.test")`)
+	p.Says("told.test")
+	p.Click("#clear")
+	p.Until(`document.querySelectorAll("tr.event").length === 5 && document.getElementById("live").dataset.state === "live"`)
 
 	// Paused, nothing moves.
-	p.click("#pause")
+	p.Click("#pause")
 	d.tell(lookedUp(time.Now(), "meanwhile.test", "alert"))
-	p.says("Resume (1 new)")
-	p.silentOf("meanwhile.test")
-	p.click("#pause")
-	p.says("meanwhile.test")
+	p.Says("Resume (1 new)")
+	p.SilentOf("meanwhile.test")
+	p.Click("#pause")
+	p.Says("meanwhile.test")
 
 	// More than a page, and back.
 	var many []audit.Record
@@ -397,25 +223,16 @@ func TestAuditsInTheBrowser(t *testing.T) {
 		many = append(many, lookedUp(now.Add(-2*time.Hour).Add(-time.Duration(i)*time.Second), fmt.Sprintf("old%d.test", i), "alert"))
 	}
 	d.tell(many...)
-	p.open(eventsPath)
-	p.until(`document.querySelectorAll("tr.event").length === 50`)
-	p.click("#older")
-	p.until(`document.querySelectorAll("tr.event").length === 76`)
-	p.until(`!document.getElementById("more").checkVisibility()`)
+	p.Open(eventsPath)
+	p.Until(`document.querySelectorAll("tr.event").length === 50`)
+	p.Click("#older")
+	p.Until(`document.querySelectorAll("tr.event").length === 76`)
+	p.Until(`!document.getElementById("more").checkVisibility()`)
 
 	// A record of its own address, with all its fields.
-	p.open(eventsPath + "?id=" + d.Instance + "-2")
-	p.says("Process tree")
-	p.says("Clear filters")
-}
-
-// pick chooses an option, as somebody would: the page may leave at once.
-func (p *tab) pick(id, value string) {
-	p.t.Helper()
-	script := fmt.Sprintf(`{ const field = document.getElementById(%q); field.value = %q; setTimeout(() => field.dispatchEvent(new Event("change", {bubbles: true}))); true }`, id, value)
-	if _, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](script)); err != nil {
-		p.t.Fatal(err)
-	}
+	p.Open(eventsPath + "?id=" + d.Instance + "-2")
+	p.Says("Process tree")
+	p.Says("Clear filters")
 }
 
 // TestStreamComesBack: a page whose line broke shows what it missed, and one
@@ -424,40 +241,35 @@ func TestStreamComesBack(t *testing.T) {
 	b := newBench(t, Config{})
 	d := b.enrol(wire.Identity{AppID: "sample-app"})
 	p := newTab(t, b)
-	p.mu.Lock()
-	p.expected = append(p.expected, "net::ERR_", "401 (Unauthorized)")
-	p.mu.Unlock()
+	p.Expect("net::ERR_", "401 (Unauthorized)")
 	p.signIn("auditor")
-	p.until(`document.getElementById("live").dataset.state === "live"`)
+	p.Until(`document.getElementById("live").dataset.state === "live"`)
 	b.down.Store(true)
 	b.breakLines()
-	p.until(`document.getElementById("live").dataset.state === "waiting"`)
+	p.Until(`document.getElementById("live").dataset.state === "waiting"`)
 	d.tell(lookedUp(time.Now(), "missed.test", "alert"))
 	b.down.Store(false)
-	p.says("missed.test")
-	p.until(`document.getElementById("live").dataset.state === "live"`)
+	p.Says("missed.test")
+	p.Until(`document.getElementById("live").dataset.state === "live"`)
 
 	if err := b.Store().DeleteUser(t.Context(), "admin", "auditor"); err != nil {
 		t.Fatal(err)
 	}
 	b.breakLines()
-	p.says("Sign in")
+	p.Says("Sign in")
 }
 
 func TestDefendersInTheBrowser(t *testing.T) {
 	b := newBench(t, Config{URL: "https://console.example:8443", CA: []byte(testCA)})
 	p := newTab(t, b)
 	p.signIn("admin")
-	p.open(tokensPath)
-	p.typeIn("#token-name", "shop, production")
-	p.click("#new-token .primary")
-	p.says("is ready")
-	p.says("defender run --console https://console.example:8443 --ca console-ca.pem \\\n  --token-file enrolment-token --app-id my-app -- ./entry.sh")
-	p.shot("token")
-	secret, err := chromedp.Run(p.ctx, chromedp.Evaluate[string](`document.getElementById("secret").textContent`))
-	if err != nil {
-		t.Fatal(err)
-	}
+	p.Open(tokensPath)
+	p.Type("#token-name", "shop, production")
+	p.Click("#new-token .primary")
+	p.Says("is ready")
+	p.Says("defender run --console https://console.example:8443 --ca console-ca.pem \\\n  --token-file enrolment-token --app-id my-app -- ./entry.sh")
+	p.Shot("token")
+	secret := p.Text(`document.getElementById("secret").textContent`)
 	if _, _, err := b.Store().Enrol(t.Context(), secret, wire.Identity{AppID: "fresh"}); err != nil {
 		t.Fatal(err)
 	}
@@ -468,28 +280,28 @@ func TestDefendersInTheBrowser(t *testing.T) {
 	less := wire.Identity{AppID: "reports", Container: "worker", Image: "reports:7", Version: "0.1.0"}
 	b.enrol(less).heartbeat(wire.Heartbeat{Identity: less, Level: "notify", Generation: 0, Queue: 214, Dropped: 1903, FailOpen: true,
 		Lost: []string{"processes of other users are not looked at: no SYS_PTRACE"}, PolicyError: `rule "x": onUnknown: unknown key`})
-	p.open(defendersPath)
-	p.says("no SYS_PTRACE")
-	p.says("newest is 1")
-	p.shot("defenders")
-	p.scheme("dark")
-	p.shot("defenders-dark")
-	p.scheme("light")
+	p.Open(defendersPath)
+	p.Says("no SYS_PTRACE")
+	p.Says("newest is 1")
+	p.Shot("defenders")
+	p.Scheme("dark")
+	p.Shot("defenders-dark")
+	p.Scheme("light")
 
 	// It follows by itself.
 	d.heartbeat(wire.Heartbeat{Identity: shop, Level: "notify", Generation: 1, Queue: 4711})
-	p.says("4711")
+	p.Says("4711")
 
-	p.click(`tr[data-instance="` + d.Instance + `"] button`)
-	p.says("Revoke shop?")
-	p.click("#confirm-yes")
-	p.says("The Defender was revoked.")
-	p.until(`!document.querySelector('tr[data-instance="` + d.Instance + `"]')`)
+	p.Click(`tr[data-instance="` + d.Instance + `"] button`)
+	p.Says("Revoke shop?")
+	p.Click("#confirm-yes")
+	p.Says("The Defender was revoked.")
+	p.Until(`!document.querySelector('tr[data-instance="` + d.Instance + `"]')`)
 
-	p.open(tokensPath)
-	p.click(`[aria-label="Delete shop, production"]`)
-	p.click("#confirm-yes")
-	p.says("The token was deleted.")
+	p.Open(tokensPath)
+	p.Click(`[aria-label="Delete shop, production"]`)
+	p.Click("#confirm-yes")
+	p.Says("The token was deleted.")
 }
 
 // TestPictures shows all pages as people will see them.
@@ -527,36 +339,36 @@ func TestPictures(t *testing.T) {
 	p.signIn("admin")
 	for _, scheme := range []string{"light", "dark"} {
 		suffix := map[string]string{"dark": "-dark"}[scheme]
-		p.scheme(scheme)
-		p.open(eventsPath)
-		p.until(`document.getElementById("live").dataset.state === "live"`)
-		p.shot("audits" + suffix)
-		p.click(`[data-id="` + d.Instance + `-1"] .expand`)
-		p.says("Process tree")
-		p.do(chromedp.Sleep(300 * time.Millisecond))
-		p.shot("audit-open" + suffix)
-		p.open(eventsPath + "?range=custom&text=mkdir&effect=prevent&process=/usr/bin/mkdir")
-		p.do(chromedp.Sleep(300 * time.Millisecond))
-		p.shot("audits-filtered" + suffix)
-		p.open(runtimePath)
-		p.shot("rules" + suffix)
-		p.open(rulePath + "?name=shop,%20production")
-		p.shot("rule" + suffix)
-		p.click("#tab-networking")
-		p.shot("rule-net" + suffix)
-		p.open(tokensPath)
-		p.shot("tokens" + suffix)
-		p.open(changesPath)
-		p.shot("changes" + suffix)
-		p.open(passwordPath)
-		p.shot("password" + suffix)
+		p.Scheme(scheme)
+		p.Open(eventsPath)
+		p.Until(`document.getElementById("live").dataset.state === "live"`)
+		p.Shot("audits" + suffix)
+		p.Click(`[data-id="` + d.Instance + `-1"] .expand`)
+		p.Says("Process tree")
+		p.Do(chromedp.Sleep(300 * time.Millisecond))
+		p.Shot("audit-open" + suffix)
+		p.Open(eventsPath + "?range=custom&text=mkdir&effect=prevent&process=/usr/bin/mkdir")
+		p.Do(chromedp.Sleep(300 * time.Millisecond))
+		p.Shot("audits-filtered" + suffix)
+		p.Open(runtimePath)
+		p.Shot("rules" + suffix)
+		p.Open(rulePath + "?name=shop,%20production")
+		p.Shot("rule" + suffix)
+		p.Click("#tab-networking")
+		p.Shot("rule-net" + suffix)
+		p.Open(tokensPath)
+		p.Shot("tokens" + suffix)
+		p.Open(changesPath)
+		p.Shot("changes" + suffix)
+		p.Open(passwordPath)
+		p.Shot("password" + suffix)
 	}
-	p.scheme("light")
-	p.do(chromedp.EmulateViewport(420, 800))
-	p.open(eventsPath)
-	p.shot("audits-narrow")
-	p.open(rulePath + "?name=sample")
-	p.shot("rule-narrow")
+	p.Scheme("light")
+	p.Size(420, 800)
+	p.Open(eventsPath)
+	p.Shot("audits-narrow")
+	p.Open(rulePath + "?name=sample")
+	p.Shot("rule-narrow")
 }
 
 // breakLines ends all connections, also those that stream.
