@@ -16,9 +16,17 @@ func Message(ev *policy.Event, v policy.Verdict) string {
 	if who == "" {
 		who = unknownProcess
 	}
+	switch ev.Kind {
+	case policy.Launch:
+		if m := launched(&ev.Program, v); m != "" {
+			return m
+		}
+	case policy.FileWrite:
+		if m := wrote(who, &ev.File, v); m != "" {
+			return m
+		}
+	}
 	switch v.Detection {
-	case policy.DeniedProcess:
-		return fmt.Sprintf("%s launched and is explicitly denied by runtime rule. Full command: %s", programName(ev.Program), CommandLine(ev.Program.Command))
 	case policy.DeniedDNS:
 		return fmt.Sprintf("DNS resolution of domain name %s triggered by %s explicitly denied by a runtime rule", clean(ev.Domain), who)
 	case policy.DeniedIP:
@@ -29,14 +37,107 @@ func Message(ev *policy.Event, v policy.Verdict) string {
 		return fmt.Sprintf("Process %s is listening on port %d explicitly denied by a runtime rule", who, ev.Addr.Port())
 	case policy.DeniedUnix:
 		return fmt.Sprintf("Connection of %s to Unix socket %s is explicitly denied by a runtime rule", who, fileName(&ev.File))
-	case policy.DeniedFile:
-		return fmt.Sprintf("%s changed explicitly monitored file %s", who, fileName(&ev.File))
+	case policy.CloudMetadata:
+		return fmt.Sprintf("%s asked the cloud's metadata service (IP: %s)", who, clean(ev.Addr.Addr().String()))
+	case policy.VerticalPorts:
+		return fmt.Sprintf("%s scans the ports of IP %s", who, clean(ev.Addr.Addr().String()))
+	case policy.HorizontalScan:
+		return fmt.Sprintf("%s scans many machines for port %d", who, ev.Addr.Port())
+	case policy.RawTraffic:
+		return fmt.Sprintf("%s opened a socket for whole packets (%s)", who, clean(ev.Proto))
+	case policy.Unresolved:
+		return fmt.Sprintf("Outbound connection %s to IP %s, which no allowed DNS resolution returned", who, clean(ev.Addr.Addr().String()))
+	case policy.MiningPool:
+		if ev.Kind == policy.Lookup {
+			return fmt.Sprintf("DNS resolution of mining pool %s triggered by %s", clean(ev.Domain), who)
+		}
+		return fmt.Sprintf("Outbound connection %s to a mining pool (IP: %s, port %d)", who, clean(ev.Addr.Addr().String()), ev.Addr.Port())
 	case policy.Unreadable:
-		return fmt.Sprintf("Call %s of %s could not be read (%s)", clean(ev.Call), who, clean(ev.Why))
-	case policy.Swapped:
-		return fmt.Sprintf("%s was launched in place of the judged program and ended", programName(ev.Program))
+		if ev.Kind == policy.Unknown {
+			return fmt.Sprintf("Call %s of %s could not be read (%s)", clean(ev.Call), who, clean(ev.Why))
+		}
 	}
 	return clean(v.Reason)
+}
+
+// launched is the message of a detection at the start of a program, or "".
+func launched(p *policy.Program, v policy.Verdict) string {
+	name, command := programName(*p), CommandLine(p.Command)
+	switch v.Detection {
+	case policy.DeniedProcess:
+		return fmt.Sprintf("%s launched and is explicitly denied by runtime rule. Full command: %s", name, command)
+	case policy.ModifiedProcess:
+		return fmt.Sprintf("A modified executable %s  was launched", name) // both spaces are the reference's
+	case policy.NewProcess:
+		return fmt.Sprintf("%s launched and is not part of the original image. Full command: %s", name, command)
+	case policy.AlteredBinary:
+		return name + " launched and is detected as an altered or corrupted package binary. The file metadata doesn't match what's reported by the package manager."
+	case policy.CryptoMiner:
+		return fmt.Sprintf("%s launched and is identified as a crypto miner. Full command: %s", name, command)
+	case policy.ReverseShell:
+		return fmt.Sprintf("%s launched and is identified as a reverse shell. Full command: %s", name, command)
+	case policy.LateralMovement:
+		return fmt.Sprintf("%s launched and is identified as a process used for lateral movement. Full command: %s", name, command)
+	case policy.Fileless:
+		return fmt.Sprintf("%s launched without a file. Full command: %s", name, command)
+	case policy.WritablePath:
+		return fmt.Sprintf("%s launched from a temporary file storage. Full command: %s", name, command)
+	case policy.SetUID:
+		return fmt.Sprintf("%s launched and gains privileges (SUID). Full command: %s", name, command)
+	case policy.WebShell, policy.UnexpectedProcess:
+		return fmt.Sprintf("%s launched and is not expected here: %s. Full command: %s", name, clean(v.Reason), command)
+	case policy.Swapped:
+		return name + " was launched in place of the judged program and ended"
+	}
+	return ""
+}
+
+// wrote is the message of a detection of a change to the file system, or "".
+func wrote(who string, f *policy.File, v policy.Verdict) string {
+	name := fileName(f)
+	switch v.Detection {
+	case policy.DeniedFile:
+		return who + " changed explicitly monitored file " + name
+	case policy.AdminAccount:
+		return who + " wrote to administrative accounts configuration file " + name
+	case policy.SSHAccess:
+		return who + " wrote to SSH configuration file " + name
+	case policy.EncryptedBinary:
+		return fmt.Sprintf("%s wrote a suspicious packed/encrypted binary to %s. Packing/encryption can conceal malicious executables.", who, name)
+	case policy.MalwareFile:
+		return fmt.Sprintf("%s created %s which was detected as %s malware in the custom malware feed", who, name, malware(f))
+	case policy.BinaryChanged:
+		return who + " changed the binary " + name
+	case policy.SecretFile:
+		return who + " created a key file at " + name
+	case policy.RegularFile:
+		return who + " wrote suspicious file to " + name
+	case policy.ForeignELF:
+		return fmt.Sprintf("Suspected malicious ELF file %s downloaded by process %s. Incompatible process architecture %s.", name, who, detail(f, policy.FoundForeignELF))
+	case policy.SuspiciousELF:
+		return fmt.Sprintf("Suspected malicious ELF file %s. File headers indicate anti-analysis techniques have been used to modify the file, which is used often by malware to avoid detection.", name)
+	}
+	return ""
+}
+
+// malware is the name of what was found, or the digest that it was found by.
+func malware(f *policy.File) string {
+	if name := detail(f, policy.FoundMalware); name != "" {
+		return name
+	}
+	if f.MD5 != "" {
+		return clean(f.MD5)
+	}
+	return clean(f.SHA256)
+}
+
+func detail(f *policy.File, what policy.Content) string {
+	for i := range f.Findings {
+		if f.Findings[i].What == what {
+			return clean(f.Findings[i].Detail)
+		}
+	}
+	return ""
 }
 
 // programName is what people call the program of a launch: the file, unless

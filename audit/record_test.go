@@ -142,6 +142,11 @@ func TestMessage(t *testing.T) {
 	listen := policy.Event{Kind: policy.Listen, Subject: wget, Addr: netip.MustParseAddrPort("0.0.0.0:4444")}
 	etc := policy.Event{Kind: policy.FileWrite, Subject: wget, File: policy.File{Path: "/etc/pass\nwd", Op: "open"}}
 	engine := policy.Event{Kind: policy.UnixConnect, Subject: wget, File: policy.File{Typed: "/var/run/docker.sock"}}
+	written := policy.Event{Kind: policy.FileWrite, Subject: wget, File: policy.File{
+		Path: "/tmp/x", Op: policy.OpWritten,
+		Findings: []policy.Finding{{What: policy.FoundMalware, Detail: "Mirai"}, {What: policy.FoundForeignELF, Detail: "MIPS"}},
+	}}
+	unnamed := policy.Event{Kind: policy.FileWrite, Subject: wget, File: policy.File{Path: "/tmp/x", Op: policy.OpWritten, MD5: "abcd"}}
 	tests := []struct {
 		what string
 		ev   policy.Event
@@ -212,6 +217,46 @@ func TestMessage(t *testing.T) {
 			"Call connect of /usr/bin/wget could not be read (address beyond memory)",
 		},
 		{"something new", mkdir, "new", "why"},
+		{"modified", mkdir, policy.ModifiedProcess, "A modified executable /usr/bin/mkdir  was launched"},
+		{"new", mkdir, policy.NewProcess, "/usr/bin/mkdir launched and is not part of the original image. Full command: mkdir test"},
+		{
+			"altered", mkdir, policy.AlteredBinary, "/usr/bin/mkdir launched and is detected as an altered or corrupted package binary. " +
+				"The file metadata doesn't match what's reported by the package manager.",
+		},
+		{"miner", mkdir, policy.CryptoMiner, "/usr/bin/mkdir launched and is identified as a crypto miner. Full command: mkdir test"},
+		{"reverse shell", mkdir, policy.ReverseShell, "/usr/bin/mkdir launched and is identified as a reverse shell. Full command: mkdir test"},
+		{"lateral movement", mkdir, policy.LateralMovement, "/usr/bin/mkdir launched and is identified as a process used for lateral movement. Full command: mkdir test"},
+		{"fileless", mkdir, policy.Fileless, "/usr/bin/mkdir launched without a file. Full command: mkdir test"},
+		{"writable path", mkdir, policy.WritablePath, "/usr/bin/mkdir launched from a temporary file storage. Full command: mkdir test"},
+		{"set-uid", mkdir, policy.SetUID, "/usr/bin/mkdir launched and gains privileges (SUID). Full command: mkdir test"},
+		{"web shell", mkdir, policy.WebShell, "/usr/bin/mkdir launched and is not expected here: why. Full command: mkdir test"},
+		{"digest not known", mkdir, policy.Unreadable, "why"},
+		{"administrator", etc, policy.AdminAccount, "/usr/bin/wget wrote to administrative accounts configuration file /etc/pass\\nwd"},
+		{"ssh", etc, policy.SSHAccess, "/usr/bin/wget wrote to SSH configuration file /etc/pass\\nwd"},
+		{
+			"packed", written, policy.EncryptedBinary,
+			"/usr/bin/wget wrote a suspicious packed/encrypted binary to /tmp/x. Packing/encryption can conceal malicious executables.",
+		},
+		{"malware", written, policy.MalwareFile, "/usr/bin/wget created /tmp/x which was detected as Mirai malware in the custom malware feed"},
+		{"malware by digest", unnamed, policy.MalwareFile, "/usr/bin/wget created /tmp/x which was detected as abcd malware in the custom malware feed"},
+		{"binary", written, policy.BinaryChanged, "/usr/bin/wget changed the binary /tmp/x"},
+		{"key", written, policy.SecretFile, "/usr/bin/wget created a key file at /tmp/x"},
+		{"certificate", written, policy.RegularFile, "/usr/bin/wget wrote suspicious file to /tmp/x"},
+		{
+			"foreign", written, policy.ForeignELF,
+			"Suspected malicious ELF file /tmp/x downloaded by process /usr/bin/wget. Incompatible process architecture MIPS.",
+		},
+		{
+			"headers", written, policy.SuspiciousELF, "Suspected malicious ELF file /tmp/x. File headers indicate anti-analysis techniques " +
+				"have been used to modify the file, which is used often by malware to avoid detection.",
+		},
+		{"metadata", connect, policy.CloudMetadata, "/usr/bin/wget asked the cloud's metadata service (IP: 198.51.100.7)"},
+		{"ports", connect, policy.VerticalPorts, "/usr/bin/wget scans the ports of IP 198.51.100.7"},
+		{"machines", connect, policy.HorizontalScan, "/usr/bin/wget scans many machines for port 25"},
+		{"raw socket", policy.Event{Kind: policy.RawSocket, Subject: wget, Proto: "raw"}, policy.RawTraffic, "/usr/bin/wget opened a socket for whole packets (raw)"},
+		{"unresolved", connect, policy.Unresolved, "Outbound connection /usr/bin/wget to IP 198.51.100.7, which no allowed DNS resolution returned"},
+		{"pool", connect, policy.MiningPool, "Outbound connection /usr/bin/wget to a mining pool (IP: 198.51.100.7, port 25)"},
+		{"lookup of a pool", yahoo, policy.MiningPool, "DNS resolution of mining pool yahoo.com triggered by /usr/bin/wget"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.what, func(t *testing.T) {

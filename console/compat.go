@@ -75,7 +75,7 @@ func (s *Server) getCompatPolicy(w http.ResponseWriter, _ *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out, err := compat.Export(p.Policy)
+	out, _, err := compat.Export(p.Policy)
 	if err != nil {
 		return compatError(http.StatusConflict, err)
 	}

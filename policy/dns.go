@@ -13,6 +13,20 @@ import (
 type dnsJudge struct {
 	effect      Effect
 	allow, deny *domains // nil: the list is empty
+	checks      []active
+	strictest   Effect
+}
+
+// dnsChecks are the detections of a DNSSection.
+var dnsChecks = []detector[DNSSection]{
+	{key: "detect.minerPools", detection: MiningPool, kind: Lookup,
+		effect: func(s *DNSSection) *Effect { return s.Detect.MinerPools },
+		holds: func(ev *Event) string {
+			if host := pool(foldDomain(ev.Domain)); host != "" {
+				return quote(host) + " is a mining pool"
+			}
+			return ""
+		}},
 }
 
 // newDNS prepares s and reports its faults under path. It returns nil for a
@@ -25,11 +39,18 @@ func newDNS(s *DNSSection, path string, f *faults) *dnsJudge {
 	j := &dnsJudge{
 		allow: newDomains(s.Allow, path+".allow", f),
 		deny:  newDomains(s.Deny, path+".deny", f),
+
+		checks: newChecks(s, dnsChecks, s.Effect, path, f),
 	}
-	if !speaks(s.Effect) || j.allow == nil && j.deny == nil {
+	if speaks(s.Effect) {
+		j.effect = *s.Effect
+	} else {
+		j.allow, j.deny = nil, nil
+	}
+	j.strictest = strictest(j.allow != nil || j.deny != nil, j.effect, j.checks)
+	if j.strictest == Disable {
 		return nil
 	}
-	j.effect = *s.Effect
 	return j
 }
 

@@ -27,16 +27,17 @@ type judges struct {
 // need returns what the sections ask about.
 func (j *judges) need() Needs {
 	var n Needs
-	if s := j.network; s != nil {
-		if s.listen.speaks() {
-			n |= NeedListenPorts
-		}
-		if s.unix.speaks() {
-			n |= NeedUnixSockets
-		}
+	if j.processes != nil {
+		n |= j.processes.needs()
+	}
+	if j.dns != nil {
+		n |= allNeeds(j.dns.checks)
+	}
+	if j.network != nil {
+		n |= j.network.needs()
 	}
 	if j.files != nil {
-		n |= NeedFileWrites
+		n |= j.files.needs()
 	}
 	return n
 }
@@ -120,16 +121,16 @@ func (e *Engine) effect(s Section) Effect {
 		}
 	}
 	if e.processes != nil {
-		consider(Processes, e.processes.effect)
+		consider(Processes, e.processes.strictest)
 	}
 	if e.dns != nil {
-		consider(DNS, e.dns.effect)
+		consider(DNS, e.dns.strictest)
 	}
 	if e.network != nil {
-		consider(Network, e.network.effect)
+		consider(Network, e.network.strictest)
 	}
 	if e.files != nil {
-		consider(Files, e.files.effect)
+		consider(Files, e.files.strictest)
 	}
 	return strictest
 }
@@ -172,35 +173,32 @@ func (e *Engine) Decide(ev *Event) Verdict {
 func (e *Engine) judge(ev *Event) (f finding) {
 	switch ev.Kind {
 	case Launch:
-		if j := e.processes; j != nil {
-			f.effect = j.effect
-			f.detection, f.reason = j.judge(&ev.Program)
+		if e.processes != nil {
+			f = e.processes.judge(ev)
 		}
 	case Lookup:
 		if j := e.dns; j != nil {
 			f.effect = j.effect
 			f.detection, f.reason = j.judge(ev.Domain)
+			f = run(j.checks, ev, f)
 		}
-	case Outbound:
+	case Outbound, Listen, UnixConnect, RawSocket:
 		if j := e.network; j != nil {
 			f.effect = j.effect
-			f.detection, f.reason = j.judge(ev.Addr)
-		}
-	case Listen:
-		if j := e.network; j != nil {
-			f.effect = j.effect
-			f.detection, f.reason = j.listen.judge(ev.Addr.Port())
-		}
-	case UnixConnect:
-		if j := e.network; j != nil {
-			f.effect = j.effect
-			f.detection, f.reason = j.unix.judge(&ev.File)
+			switch ev.Kind {
+			case Outbound:
+				f.detection, f.reason = j.judge(ev)
+			case Listen:
+				f.detection, f.reason = j.listen.judge(ev.Addr.Port())
+			case UnixConnect:
+				f.detection, f.reason = j.unix.judge(&ev.File)
+			}
+			f = run(j.checks, ev, f)
 		}
 	case FileWrite:
 		if e.files != nil {
-			f = e.files.judge(&ev.File)
+			f = e.files.judge(ev)
 		}
-	case RawSocket: // no section speaks of it yet
 	default:
 		if effect := e.unknown(ev.Section); effect != Disable {
 			f = finding{effect, Unreadable, unreadable(ev)}
@@ -248,6 +246,8 @@ func refuseAll(ev *Event) Verdict {
 		v.Detection = DeniedUnix
 	case FileWrite:
 		v.Detection = DeniedFile
+	case RawSocket:
+		v.Detection = RawTraffic
 	}
 	return v
 }

@@ -186,11 +186,21 @@ func big(t testing.TB) *Engine {
 	p.Rules[999].Network.Listen = ListenSection{AllowPorts: list("8080"), DenyPorts: list("25")}
 	p.Rules[999].Network.Unix = UnixSection{Allow: and(names, "@bus*", "/run/app.sock"), Deny: names}
 	p.Rules[999].Files = &FilesSection{Effect: new(Prevent), Allow: and(names, "/var/log", "/opt/*/data/*"), Deny: names}
+	on := new(Inherit)
+	p.Rules[999].Processes.Detect = ProcessDetections{on, on, on, on, on, on, on, on, on, on, on, on}
+	p.Rules[999].Processes.Parents = []ParentRule{{Programs: names, Deny: names}}
+	p.Rules[999].DNS.Detect = DNSDetections{on}
+	p.Rules[999].Network.Detect = NetworkDetections{on, on, on, on}
+	p.Rules[999].Files.Detect = FileDetections{on, on, on, on, on, on, on, on}
 	e, err := Compile(p, Workload{Container: "c999"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return e
+}
+
+func mainProcess(ev *Event) *Event {
+	return with(ev, func(ev *Event) { ev.Program.Main = true })
 }
 
 var hot = []struct {
@@ -199,11 +209,12 @@ var hot = []struct {
 }{
 	{"lookup", lookup("www.eu-west-1.allowed.test")},
 	{"lookup of 127 labels", lookup(strings.Repeat("a.", 120) + "allowed.test")},
-	{"launch", launch("/bin/ls", "/bin/ls")},
-	{"script", &Event{Kind: Launch, Program: Program{
-		Typed: "/opt/app/bin/run", Path: "/opt/app/bin/run", Interpreters: list("/bin/bash"),
-	}}},
-	{"applet", &Event{Kind: Launch, Program: Program{Typed: "/bin/ls", Path: "/bin/busybox", Applet: "ls"}}},
+	{"launch", mainProcess(launch("/bin/ls", "/bin/ls"))},
+	{"shell with a long command", mainProcess(below(command("/bin/sh", "-c", strings.Repeat("./configure --prefix=/usr:1 ", 100)), "/sbin/tini"))},
+	{"script", below(&Event{Kind: Launch, Program: Program{
+		Typed: "/opt/app/bin/run", Path: "/opt/app/bin/run", Interpreters: list("/bin/bash"), Main: true,
+	}}, "/opt/app/bin/server", "/bin/bash", "/sbin/tini")},
+	{"applet", &Event{Kind: Launch, Program: Program{Typed: "/bin/ls", Path: "/bin/busybox", Applet: "ls", Main: true}}},
 	{"outbound IPv4", outbound("192.0.2.7:443")},
 	{"outbound IPv6", outbound("[2001:db9::7]:443")},
 	{"outbound loopback", outbound("127.0.0.1:5432")},

@@ -140,6 +140,8 @@ type Process struct {
 	Command   []string   `json:"command,omitzero"` // argv
 	User      string     `json:"user,omitzero"`    // name or number
 	Ancestors []Ancestor `json:"ancestors,omitzero"`
+	// Interactive is a standard input that is a terminal.
+	Interactive bool `json:"interactive,omitzero"`
 }
 
 // Ancestor is one parent of a process, nearest first in a list.
@@ -240,18 +242,18 @@ type Finding struct {
 type Content string
 
 const (
-	PackedBinary        Content = "packed"              // packed or encrypted
-	SuspiciousELF       Content = "suspiciousELF"       // headers against analysis
-	ForeignArchitecture Content = "foreignArchitecture" // an ELF file of another processor
-	Malware             Content = "malware"             // its digest is on a list
-	PrivateKey          Content = "privateKey"
+	FoundPacked     Content = "packed"              // packed or encrypted
+	FoundELFHeader  Content = "suspiciousELF"       // headers against analysis
+	FoundForeignELF Content = "foreignArchitecture" // for another processor
+	FoundMalware    Content = "malware"             // its digest is on a list
+	FoundPrivateKey Content = "privateKey"
 )
 
 // Scan is how many destinations a sender tries.
 type Scan uint8
 
 const (
-	NoScan         Scan = iota
-	VerticalScan        // many ports of one address
-	HorizontalScan      // one port of many addresses
+	NoScan    Scan = iota
+	ManyPorts      // of one address
+	ManyHosts      // by one port
 )

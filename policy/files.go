@@ -1,9 +1,230 @@
 package policy
 
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
 // fileJudge judges changes to the file system by a FilesSection.
 type fileJudge struct {
-	effect      Effect
-	allow, deny *paths // nil: the list is empty
+	effect           Effect // of the lists
+	allow, deny      *paths // nil: the list is empty
+	malware, trusted digests
+	checks           []active
+	strictest        Effect
+}
+
+// fileChecks are the detections of a FilesSection. The list of malware is not
+// among them: it is the rule's own.
+var fileChecks = []detector[FilesSection]{
+	{key: "detect.binaries", detection: BinaryChanged, kind: FileWrite, needs: NeedFileWrites | NeedFileType | NeedSubject | NeedAncestry,
+		effect: func(s *FilesSection) *Effect { return s.Detect.Binaries },
+		holds:  binaryChanged},
+	{key: "detect.certificates", detection: RegularFile, kind: FileWrite, needs: NeedFileWrites | NeedFileType | NeedSubject | NeedAncestry,
+		effect: func(s *FilesSection) *Effect { return s.Detect.Certificates },
+		holds:  certificateChanged},
+	{key: "detect.sshAndAdminFiles", detection: AdminAccount, kind: FileWrite, needs: NeedFileWrites,
+		effect: func(s *FilesSection) *Effect { return s.Detect.SSHAndAdminFiles },
+		holds:  changes(adminFiles, "says who may log in and what they may do")},
+	{key: "detect.sshAndAdminFiles", detection: SSHAccess, kind: FileWrite, needs: NeedFileWrites,
+		effect: func(s *FilesSection) *Effect { return s.Detect.SSHAndAdminFiles },
+		holds:  changes(sshFiles, "says who may log in by SSH, and how")},
+	{key: "detect.packedBinaries", detection: EncryptedBinary, kind: FileWrite, needs: NeedContent, late: true,
+		effect: func(s *FilesSection) *Effect { return s.Detect.PackedBinaries },
+		holds:  found(FoundPacked, "is packed or encrypted")},
+	{key: "detect.suspiciousELF", detection: SuspiciousELF, kind: FileWrite, needs: NeedContent, late: true,
+		effect: func(s *FilesSection) *Effect { return s.Detect.SuspiciousELF },
+		holds:  found(FoundELFHeader, "has headers that keep it from being analysed")},
+	{key: "detect.foreignArchitecture", detection: ForeignELF, kind: FileWrite, needs: NeedContent, late: true,
+		effect: func(s *FilesSection) *Effect { return s.Detect.ForeignArchitecture },
+		holds:  found(FoundForeignELF, "is a program for another processor")},
+	{key: "detect.malware", detection: MalwareFile, kind: FileWrite, needs: NeedContent, rests: NeedContent, late: true,
+		effect: func(s *FilesSection) *Effect { return s.Detect.Malware },
+		holds:  found(FoundMalware, "is malware")},
+	{key: "detect.privateKeys", detection: SecretFile, kind: FileWrite, needs: NeedContent, late: true,
+		effect: func(s *FilesSection) *Effect { return s.Detect.PrivateKeys },
+		holds:  found(FoundPrivateKey, "has a private key in it")},
+}
+
+// found looks for one kind of content in what was written.
+func found(what Content, says string) func(*Event) string {
+	return func(ev *Event) string {
+		if ev.File.Op != OpWritten {
+			return ""
+		}
+		for i := range ev.File.Findings {
+			if f := &ev.File.Findings[i]; f.What == what {
+				reason := ev.File.name() + " " + says
+				if f.Detail != "" {
+					reason += " (" + f.Detail + ")"
+				}
+				return reason
+			}
+		}
+		return ""
+	}
+}
+
+// Files that detections are about, in the words of a FilesSection.
+var (
+	binaryFolders = mustPaths("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/usr/libexec",
+		"/lib/ld-*", "/lib64/ld-*", "/usr/lib/ld-*", "/usr/lib64/ld-*")
+	certificateFiles = mustPaths("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/ca-certificates.conf", "/usr/share/ca-certificates",
+		"/usr/local/share/ca-certificates", "/usr/share/pki", "cacert.pem", "ca-bundle.crt", "ca-certificates.crt")
+	adminFiles = mustPaths("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/passwd-", "/etc/shadow-", "/etc/sudoers",
+		"/etc/sudoers.d", "/etc/doas.conf", "/etc/doas.d", "/etc/pam.d", "/etc/security", "/etc/subuid", "/etc/subgid",
+		"/etc/polkit-1", "/etc/ld.so.preload")
+	sshFiles = mustPaths("/etc/ssh", "authorized_keys", "authorized_keys2", "*/.ssh/*", "/etc/dropbear")
+)
+
+// mustPaths reads a list of ours.
+func mustPaths(entries ...string) *paths {
+	var f faults
+	l := newPaths(entries, false, "", &f)
+	if len(f) > 0 {
+		panic(f[0]) // a test reads them all
+	}
+	return l
+}
+
+// changes looks for a change to one of files, before it is made.
+func changes(files *paths, says string) func(*Event) string {
+	return func(ev *Event) string {
+		if path := ev.File.changed(files); path != "" {
+			return quote(path) + " " + says
+		}
+		return ""
+	}
+}
+
+// changed returns the path on the list that is about to be changed, or "".
+func (f *File) changed(l *paths) string {
+	if f.Op == OpWritten {
+		return ""
+	}
+	if _, ok := l.match(f.Path); ok && !knownHosts(f.Path) {
+		return f.Path
+	}
+	moves := f.Op == "rename" || f.Op == "mount"
+	if moves {
+		if entry, ok := l.below(f.Path); ok {
+			return entry
+		}
+	}
+	if !f.pair() {
+		return ""
+	}
+	if _, ok := l.match(f.To); ok && !knownHosts(f.To) {
+		return f.To
+	}
+	if moves {
+		if entry, ok := l.below(f.To); ok {
+			return entry
+		}
+	}
+	return ""
+}
+
+// knownHosts reports whether a file is one that every ssh and git writes to:
+// it says whom to trust, but lets nobody in.
+func knownHosts(path string) bool {
+	return strings.HasPrefix(base(path), "known_hosts")
+}
+
+// binaryChanged finds a change to a program or library: to a file that is one,
+// or to any below the folders where programs lie.
+func binaryChanged(ev *Event) string {
+	f := &ev.File
+	if f.Op == OpWritten || f.Op == "mkdir" || f.Op == "rmdir" || maintained(ev) {
+		return ""
+	}
+	if f.Type == "elf" && f.Image {
+		return f.name() + " is a program or library"
+	}
+	if path := f.changed(binaryFolders); path != "" {
+		return quote(path) + " lies where programs do"
+	}
+	return ""
+}
+
+// certificateChanged finds a change to certificates that others are trusted
+// by, or to a private key.
+func certificateChanged(ev *Event) string {
+	f := &ev.File
+	if f.Op == OpWritten || maintained(ev) {
+		return ""
+	}
+	if f.Type == "secret" && f.Image {
+		return f.name() + " has a private key in it"
+	}
+	if path := f.changed(certificateFiles); path != "" {
+		return quote(path) + " says whose certificates are trusted"
+	}
+	return ""
+}
+
+// installers are the programs whose work it is to change programs and
+// certificates, where their packages put them.
+var installers = map[string]bool{
+	"/usr/bin/dpkg": true, "/usr/bin/apt": true, "/usr/bin/apt-get": true, "/sbin/apk": true, "/usr/sbin/apk": true, "/usr/bin/apk": true,
+	"/usr/bin/rpm": true, "/usr/bin/dnf": true, "/usr/bin/dnf5": true, "/usr/bin/microdnf": true, "/usr/bin/tdnf": true,
+	"/usr/bin/yum": true, "/usr/bin/zypper": true, "/usr/bin/pacman": true,
+}
+
+// maintained reports whether a package manager does it, by itself or through
+// its scripts.
+func maintained(ev *Event) bool {
+	if installers[ev.Subject.Path] {
+		return true
+	}
+	for i := range ev.Subject.Ancestors {
+		if installers[ev.Subject.Ancestors[i].Path] {
+			return true
+		}
+	}
+	return false
+}
+
+// digests is a list of files by their content.
+type digests map[string]string // names by hexadecimals, without the kind: their length tells
+
+// newDigests reads entries and reports their faults under at.
+func newDigests(entries []string, at string, f *faults) digests {
+	d := make(digests, len(entries))
+	for i, s := range entries {
+		digest, name, _ := strings.Cut(s, " ")
+		if err := checkDigest(s, digest); err != nil {
+			f.addEntry(at, i, err)
+			continue
+		}
+		_, digits, _ := strings.Cut(digest, ":")
+		d[strings.ToLower(digits)] = strings.TrimSpace(name)
+	}
+	return d
+}
+
+func checkDigest(entry, digest string) error {
+	switch {
+	case entry == "":
+		return errors.New("empty")
+	case strings.HasPrefix(digest, sha256Prefix):
+		return checkHex(entry, digest[len(sha256Prefix):], 64)
+	case strings.HasPrefix(digest, md5Prefix):
+		return checkHex(entry, digest[len(md5Prefix):], 32)
+	}
+	return fmt.Errorf("%q is no digest; it begins with sha256: or md5:", entry)
+}
+
+// has reports whether the file is on the list, and by which name.
+func (d digests) has(f *File) (name string, ok bool) {
+	if len(d) == 0 {
+		return "", false
+	}
+	if name, ok = d[f.SHA256]; !ok {
+		name, ok = d[f.MD5]
+	}
+	return name, ok
 }
 
 // newFiles prepares s and reports its faults under at. It returns nil for a
@@ -14,20 +235,68 @@ func newFiles(s *FilesSection, at string, f *faults) *fileJudge {
 	}
 	checkEffect(s.Effect, at+".effect", f)
 	j := &fileJudge{
-		allow: newPaths(s.Allow, false, at+".allow", f),
-		deny:  newPaths(s.Deny, false, at+".deny", f),
+		allow:   newPaths(s.Allow, false, at+".allow", f),
+		deny:    newPaths(s.Deny, false, at+".deny", f),
+		malware: newDigests(s.Malware, at+".malware", f),
+		trusted: newDigests(s.Trusted, at+".trusted", f),
+		checks:  newChecks(s, fileChecks, s.Effect, at, f),
 	}
-	if !speaks(s.Effect) || j.allow == nil && j.deny == nil {
+	if len(s.Malware) > 0 && s.Detect.Malware == nil {
+		f.add(at+".malware", "nothing looks at it; write detect: {malware: alert} too")
+	}
+	if speaks(s.Effect) {
+		j.effect = *s.Effect
+	} else {
+		j.allow, j.deny = nil, nil
+	}
+	j.strictest = strictest(j.allow != nil || j.deny != nil, j.effect, j.checks)
+	if j.strictest == Disable {
 		return nil
 	}
-	j.effect = *s.Effect
 	return j
 }
 
-func (j *fileJudge) judge(file *File) finding {
-	if file.Op == OpWritten {
-		return finding{} // the lists were asked before it was written
+// needs returns what the section asks about.
+func (j *fileJudge) needs() Needs {
+	n := allNeeds(j.checks)
+	if j.allow != nil || j.deny != nil {
+		n |= NeedFileWrites
 	}
+	return n
+}
+
+// judge returns the strictest finding. Before a change the lists and what is
+// there count, after it what was written.
+func (j *fileJudge) judge(ev *Event) finding {
+	if ev.File.Op == OpWritten {
+		return j.judgeContent(ev)
+	}
+	return run(j.checks, ev, j.lists(&ev.File))
+}
+
+// judgeContent judges a file that was written.
+func (j *fileJudge) judgeContent(ev *Event) finding {
+	if _, ok := j.trusted.has(&ev.File); ok {
+		return finding{}
+	}
+	f := run(j.checks, ev, finding{})
+	name, ok := j.malware.has(&ev.File)
+	if !ok {
+		return f
+	}
+	for i := range j.checks {
+		c := &j.checks[i]
+		if c.detection == MalwareFile && (f.detection == NothingDetected || severity(c.effect) >= severity(f.effect)) {
+			if name == "" {
+				name = "its digest is on the list"
+			}
+			return finding{c.effect, MalwareFile, ev.File.name() + " is malware (" + name + ")"}
+		}
+	}
+	return f
+}
+
+func (j *fileJudge) lists(file *File) finding {
 	if what, path, entry := j.denies(file); what != "" {
 		return finding{j.effect, DeniedFile, listed(what, path, entry)}
 	}

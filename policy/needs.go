@@ -1,5 +1,11 @@
 package policy
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
 // Needs is a set of what a rule asks about beyond what every event has. Each
 // is a fact that costs the caller input and output to find out, or an event
 // for which calls must be stopped.
@@ -9,6 +15,7 @@ const (
 	NeedDigests     Needs = 1 << iota // Program.Digests
 	NeedModified                      // Program.Modified and New
 	NeedPackages                      // Program.Altered
+	NeedSubject                       // Process.Path
 	NeedAncestry                      // Process.Ancestors
 	NeedUser                          // Process.User
 	NeedFileless                      // Program.Fileless
@@ -24,8 +31,44 @@ const (
 	NeedFileWrites                    // FileWrite events
 	NeedFileType                      // File.Type and Image
 	NeedContent                       // File events of OpWritten, with Findings and digests
-	NeedArgv                          // Process.Command of Subject
+	NeedArgv                          // Program.Command, and for other events Process.Command
+	NeedInteractive                   // Process.Interactive
 )
+
+var needWords = [...]string{
+	"digests", "modified", "packages", "subject", "ancestry", "user", "fileless", "writable", "setuid", "remoteIO", "main", "names", "scans",
+	"listenPorts", "unixSockets", "rawSockets", "fileWrites", "fileType", "content", "argv", "interactive",
+}
+
+// String returns the words of the set, joined by commas.
+func (n Needs) String() string {
+	var list []string
+	for i, word := range needWords {
+		if n.Has(1 << i) {
+			list = append(list, word)
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+// MarshalText returns the words of the set.
+func (n Needs) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
+
+// UnmarshalText reads the words of a set.
+func (n *Needs) UnmarshalText(text []byte) error {
+	*n = 0
+	if len(text) == 0 {
+		return nil
+	}
+	for word := range strings.SplitSeq(string(text), ",") {
+		i := slices.Index(needWords[:], word)
+		if i < 0 {
+			return fmt.Errorf("%q is nothing that a rule needs", word)
+		}
+		*n |= 1 << i
+	}
+	return nil
+}
 
 // Has reports whether all of these are needed.
 func (n Needs) Has(these Needs) bool { return n&these == these }

@@ -11,12 +11,82 @@ import (
 
 // networkJudge judges connections, datagrams and ports by a NetworkSection.
 type networkJudge struct {
-	effect                Effect
+	effect                Effect    // of the lists
 	allow, deny           *prefixes // nil: the list is empty
+	allowNames, denyNames *domains
 	allowPorts, denyPorts *ports
 	listen                listenJudge
 	unix                  unixJudge
+	checks                []active
+	strictest             Effect
 }
+
+// networkChecks are the detections of a NetworkSection. Unresolved
+// destinations are not among them: what is on the allow list is none.
+var networkChecks = []detector[NetworkSection]{
+	{key: "detect.cloudMetadata", detection: CloudMetadata, kind: Outbound,
+		effect: func(s *NetworkSection) *Effect { return s.Detect.CloudMetadata },
+		holds: func(ev *Event) string {
+			if a := canonicalAddr(ev.Addr.Addr()); metadata(a) {
+				return a.String() + " is the cloud's metadata or credentials service"
+			}
+			return ""
+		}},
+	{key: "detect.portScan", detection: VerticalPorts, kind: Outbound, needs: NeedScans,
+		effect: func(s *NetworkSection) *Effect { return s.Detect.PortScan },
+		holds: func(ev *Event) string {
+			if ev.Scan == ManyPorts {
+				return "it tries many ports of " + ev.Addr.Addr().String()
+			}
+			return ""
+		}},
+	{key: "detect.portScan", detection: HorizontalScan, kind: Outbound, needs: NeedScans,
+		effect: func(s *NetworkSection) *Effect { return s.Detect.PortScan },
+		holds: func(ev *Event) string {
+			if ev.Scan == ManyHosts {
+				return "it tries port " + strconv.Itoa(int(ev.Addr.Port())) + " of many machines"
+			}
+			return ""
+		}},
+	{key: "detect.rawSockets", detection: RawTraffic, kind: RawSocket, needs: NeedRawSockets,
+		effect: func(s *NetworkSection) *Effect { return s.Detect.RawSockets },
+		holds:  func(ev *Event) string { return "a socket for whole packets (" + ev.Proto + ")" }},
+	{key: "detect.minerPools", detection: MiningPool, kind: Outbound, needs: NeedNames,
+		effect: func(s *NetworkSection) *Effect { return s.Detect.MinerPools },
+		holds:  minerPool},
+}
+
+// minerPool finds a mining pool by its name, or a destination without a name
+// by its port.
+func minerPool(ev *Event) string {
+	if host := pool(foldDomain(ev.Name)); host != "" {
+		return quote(host) + " is a mining pool"
+	}
+	if !ev.Resolved && poolPorts[ev.Addr.Port()] && internet(canonicalAddr(ev.Addr.Addr())) {
+		return "port " + strconv.Itoa(int(ev.Addr.Port())) + " of an address that no lookup returned: mining pools listen there"
+	}
+	return ""
+}
+
+// metadata reports whether a is where a cloud tells machines and containers
+// who they are, and hands them credentials.
+func metadata(a netip.Addr) bool {
+	switch a {
+	case netip.AddrFrom4([4]byte{169, 254, 169, 254}), // most clouds' machines
+		netip.AddrFrom4([4]byte{169, 254, 170, 2}),   // ECS tasks
+		netip.AddrFrom4([4]byte{169, 254, 170, 23}),  // EKS pods
+		netip.AddrFrom4([4]byte{100, 100, 100, 200}), // Alibaba Cloud
+		netip.AddrFrom4([4]byte{192, 0, 0, 192}):     // Oracle Cloud, older
+		return true
+	}
+	return a == ec2v6 || a == eksv6 || a == gcev6
+}
+
+var (
+	ec2v6 = netip.MustParseAddr("fd00:ec2::254")
+	eksv6 = netip.MustParseAddr("fd00:ec2::23")
+	gcev6 = netip.MustParseAddr("fd20:ce::254")
+)
 
 // newNetwork prepares s and reports its faults under path. It returns nil for
 // a section that says nothing.
@@ -29,22 +99,64 @@ func newNetwork(s *NetworkSection, path string, f *faults) *networkJudge {
 	j := &networkJudge{
 		allow:      newPrefixes(s.Outbound.Allow, out+".allow", f),
 		deny:       newPrefixes(s.Outbound.Deny, out+".deny", f),
+		allowNames: newDomains(s.Outbound.AllowNames, out+".allowNames", f),
+		denyNames:  newDomains(s.Outbound.DenyNames, out+".denyNames", f),
 		allowPorts: newPorts(s.Outbound.AllowPorts, out+".allowPorts", f),
 		denyPorts:  newPorts(s.Outbound.DenyPorts, out+".denyPorts", f),
 		listen:     newListen(&s.Listen, path+".listen", f),
 		unix:       newUnix(&s.Unix, path+".unix", f),
 	}
-	if !speaks(s.Effect) || !j.speaks() {
+	if speaks(s.Effect) {
+		j.effect = *s.Effect
+	} else {
+		*j = networkJudge{}
+	}
+	lists := j.allow != nil || j.deny != nil || j.allowNames != nil || j.denyNames != nil ||
+		j.allowPorts != nil || j.denyPorts != nil || j.listen.speaks() || j.unix.speaks()
+	exempt := j.allow
+	if exempt == nil {
+		exempt = newPrefixes(s.Outbound.Allow, "", new(faults))
+	}
+	j.checks = newChecks(s, append(networkChecks[:len(networkChecks):len(networkChecks)], unresolved(exempt)), s.Effect, path, f)
+	j.strictest = strictest(lists, j.effect, j.checks)
+	if j.strictest == Disable {
 		return nil
 	}
-	j.effect = *s.Effect
 	return j
 }
 
-// speaks reports whether any list says something.
-func (j *networkJudge) speaks() bool {
-	return j.allow != nil || j.deny != nil || j.allowPorts != nil || j.denyPorts != nil ||
-		j.listen.speaks() || j.unix.speaks()
+// unresolved is the check for destinations that no lookup returned, those in
+// exempt aside.
+func unresolved(exempt *prefixes) detector[NetworkSection] {
+	return detector[NetworkSection]{
+		key: "outbound.unresolved", detection: Unresolved, kind: Outbound, needs: NeedNames, rests: NeedNames,
+		effect: func(s *NetworkSection) *Effect { return s.Outbound.Unresolved },
+		holds: func(ev *Event) string {
+			if ev.Resolved {
+				return ""
+			}
+			addr := canonicalAddr(ev.Addr.Addr())
+			if _, ok := exempt.match(addr); ok || addr.IsLoopback() {
+				return ""
+			}
+			return "no allowed lookup returned " + addr.String()
+		},
+	}
+}
+
+// needs returns what the section asks about.
+func (j *networkJudge) needs() Needs {
+	n := allNeeds(j.checks)
+	if j.listen.speaks() {
+		n |= NeedListenPorts
+	}
+	if j.unix.speaks() {
+		n |= NeedUnixSockets
+	}
+	if j.allowNames != nil || j.denyNames != nil {
+		n |= NeedNames
+	}
+	return n
 }
 
 // listenJudge judges the ports that are bound and listened on.
@@ -75,19 +187,25 @@ func (j *listenJudge) judge(port uint16) (Detection, string) {
 	return NothingDetected, ""
 }
 
-// judge looks at the address lists first and then, for destinations on the
-// internet, at the port lists.
+// judge looks at the lists of addresses and names first and then, for
+// destinations on the internet, at the port lists. A destination is allowed by
+// its address or its name.
 //
 // Loopback is the container itself: an address allow list need not name it,
 // but a deny entry that covers it holds.
-func (j *networkJudge) judge(dst netip.AddrPort) (Detection, string) {
-	addr, port := canonicalAddr(dst.Addr()), dst.Port()
+func (j *networkJudge) judge(ev *Event) (Detection, string) {
+	addr, port := canonicalAddr(ev.Addr.Addr()), ev.Addr.Port()
 	if entry, ok := j.deny.match(addr); ok {
 		return DeniedIP, listed(addr.String(), addr.String(), entry)
 	}
-	if j.allow != nil && !addr.IsLoopback() {
+	if entry, ok := j.denyNames.matchName(ev); ok {
+		return DeniedIP, addr.String() + ": " + listed(quoteDomain(ev.Name), ev.Name, entry)
+	}
+	if (j.allow != nil || j.allowNames != nil) && !addr.IsLoopback() {
 		if _, ok := j.allow.match(addr); !ok {
-			return DeniedIP, notListed(addr.String())
+			if _, ok := j.allowNames.matchName(ev); !ok {
+				return DeniedIP, notListed(destination(addr, ev))
+			}
 		}
 	}
 	if !internet(addr) {
@@ -101,6 +219,23 @@ func (j *networkJudge) judge(dst netip.AddrPort) (Detection, string) {
 		return DeniedOutboundPort, notListed("port " + strconv.Itoa(int(port)))
 	}
 	return NothingDetected, ""
+}
+
+// matchName returns the entry that covers the name of a destination. One that
+// no lookup returned has none. The nil list covers nothing.
+func (d *domains) matchName(ev *Event) (entry string, ok bool) {
+	if d == nil || !ev.Resolved {
+		return "", false
+	}
+	return d.match(foldDomain(ev.Name))
+}
+
+// destination names a destination for people.
+func destination(addr netip.Addr, ev *Event) string {
+	if ev.Name == "" {
+		return addr.String()
+	}
+	return addr.String() + " (" + quoteDomain(ev.Name) + ")"
 }
 
 // canonicalAddr writes an address in the one form the lists are kept in, as

@@ -121,12 +121,14 @@ func (l *paths) match(p string) (entry string, ok bool) {
 			}
 		}
 	}
-	name := base(p)
-	if _, ok := l.names[name]; ok {
-		return name, true
-	}
-	if entry, ok := firstGlob(l.nameGlobs, name); ok {
-		return entry, true
+	if len(l.names)+len(l.nameGlobs) > 0 {
+		name := base(p)
+		if _, ok := l.names[name]; ok {
+			return name, true
+		}
+		if entry, ok := firstGlob(l.nameGlobs, name); ok {
+			return entry, true
+		}
 	}
 	return firstGlob(l.pathGlobs, p)
 }

@@ -18,6 +18,8 @@ const (
 	Alert
 	// Disable neither refuses nor tells.
 	Disable
+	// Inherit is the effect of the section, and an effect of detections only.
+	Inherit
 )
 
 // String returns the effect's word in policy files and records.
@@ -31,6 +33,8 @@ func (e Effect) String() string {
 		return "alert"
 	case Disable:
 		return "disable"
+	case Inherit:
+		return "default"
 	}
 	return "effect(?)"
 }
@@ -49,8 +53,42 @@ const (
 	DeniedOutboundPort Detection = "explicitlyDeniedOutboundPort"
 	DeniedListenPort   Detection = "explicitlyDeniedListeningPort"
 	DeniedFile         Detection = "explicitlyDeniedFile"
-	// DeniedUnix has no word in the audit format: it knows no Unix sockets.
+
+	ModifiedProcess   Detection = "modifiedProcess"
+	NewProcess        Detection = "unknownOriginBinary"
+	AlteredBinary     Detection = "alteredBinary"
+	CryptoMiner       Detection = "cryptoMinerProcess"
+	ReverseShell      Detection = "reverseShell"
+	LateralMovement   Detection = "lateralMovementProcess"
+	WritablePath      Detection = "tmpfsProcess"
+	SetUID            Detection = "suidBinaries"
+	WebShell          Detection = "webShell"
+	UnexpectedProcess Detection = "unexpectedProcess"
+
+	CloudMetadata  Detection = "cloudMetadataProbing"
+	VerticalPorts  Detection = "verticalPortScanning"
+	HorizontalScan Detection = "horizontalPortScanning"
+	RawTraffic     Detection = "suspiciousNetworkActivity"
+
+	AdminAccount    Detection = "administrativeAccount"
+	SSHAccess       Detection = "sshAccess"
+	BinaryChanged   Detection = "execFileAccess"
+	RegularFile     Detection = "regFileAccess"
+	SecretFile      Detection = "secretFileAccess"
+	EncryptedBinary Detection = "encryptedBinary"
+	SuspiciousELF   Detection = "suspiciousELFHeader"
+	ForeignELF      Detection = "malwareDownloaded"
+	MalwareFile     Detection = "malwareFileCustom"
+
+	CustomRule Detection = "customRule"
+)
+
+// Detections that the audit format has no word for.
+const (
 	DeniedUnix Detection = "explicitlyDeniedUnixSocket"
+	Fileless   Detection = "filelessProcess"
+	MiningPool Detection = "cryptoMinerPool"
+	Unresolved Detection = "unresolvedDestination"
 	Unreadable Detection = "unreadableCall"
 	// Swapped is an exec that loaded another file than the judged one.
 	Swapped Detection = "swappedProcess"

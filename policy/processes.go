@@ -8,11 +8,20 @@ import (
 	"strings"
 )
 
-// processJudge judges the start of programs by the lists of a
-// ProcessesSection.
+// processJudge judges the start of programs by a ProcessesSection.
 type processJudge struct {
-	effect      Effect
+	effect      Effect    // of the lists
 	allow, deny *programs // nil: the list is empty
+	parents     []parentJudge
+	exempt      *programs
+	checks      []active
+	strictest   Effect
+}
+
+// parentJudge judges programs by who starts them.
+type parentJudge struct {
+	effect                Effect
+	programs, allow, deny *programs
 }
 
 // newProcesses prepares s and reports its faults under at. It returns nil for
@@ -23,24 +32,136 @@ func newProcesses(s *ProcessesSection, at string, f *faults) *processJudge {
 	}
 	checkEffect(s.Effect, at+".effect", f)
 	j := &processJudge{
-		allow: newPrograms(s.Allow, at+".allow", f),
-		deny:  newPrograms(s.Deny, at+".deny", f),
+		allow:  newPrograms(s.Allow, true, at+".allow", f),
+		deny:   newPrograms(s.Deny, true, at+".deny", f),
+		exempt: newPrograms(s.Exempt, true, at+".exempt", f),
+		checks: newChecks(s, processChecks, s.Effect, at, f),
 	}
-	if !speaks(s.Effect) || j.allow == nil && j.deny == nil {
+	if speaks(s.Effect) {
+		j.effect = *s.Effect
+	} else {
+		j.allow, j.deny = nil, nil
+	}
+	lists := j.allow != nil || j.deny != nil
+	j.strictest = strictest(lists, j.effect, j.checks)
+	for i := range s.Parents {
+		if p := newParents(&s.Parents[i], s.Effect, fmt.Sprintf("%s.parents[%d]", at, i), f); p.effect != Disable {
+			j.parents = append(j.parents, p)
+			if severity(p.effect) > severity(j.strictest) {
+				j.strictest = p.effect
+			}
+		}
+	}
+	if j.strictest == Disable {
 		return nil
 	}
-	j.effect = *s.Effect
 	return j
 }
 
-func (j *processJudge) judge(p *Program) (Detection, string) {
-	if what, name, entry := j.deny.denies(p); what != "" {
-		return DeniedProcess, listed(what, name, entry)
+// newParents prepares r and reports its faults under at. One of effect
+// Disable says nothing.
+func newParents(r *ParentRule, section *Effect, at string, f *faults) parentJudge {
+	j := parentJudge{
+		effect:   Disable,
+		programs: newPrograms(r.Programs, true, at+".programs", f),
+		allow:    newPrograms(r.Allow, false, at+".allow", f),
+		deny:     newPrograms(r.Deny, false, at+".deny", f),
 	}
-	if j.allow != nil && !j.allow.allows(p) {
-		return DeniedProcess, notListed(effective(p))
+	if len(r.Programs) == 0 {
+		f.add(at+".programs", "missing; write which programs this is about")
 	}
-	return NothingDetected, ""
+	if len(r.Allow) == 0 && len(r.Deny) == 0 {
+		f.add(at, "says nothing; write allow, the parents that may start them, or deny")
+	}
+	effect := r.Effect
+	if effect == nil || *effect == Inherit {
+		effect = section
+	}
+	if effect != nil {
+		if *effect > Disable && effect != section {
+			f.add(at+".effect", "%d is not an effect; %s", uint8(*effect), effectWords)
+		}
+		j.effect = *effect
+	}
+	return j
+}
+
+// needs returns what the section asks about.
+func (j *processJudge) needs() Needs {
+	n := allNeeds(j.checks)
+	if len(j.parents) > 0 {
+		n |= NeedSubject | NeedAncestry
+	}
+	for _, l := range []*programs{j.allow, j.deny, j.exempt} {
+		n |= l.needs()
+	}
+	for i := range j.parents {
+		n |= j.parents[i].programs.needs()
+	}
+	return n
+}
+
+// judge returns the strictest finding: of equals that of the lists, and then
+// the first.
+func (j *processJudge) judge(ev *Event) (f finding) {
+	p := &ev.Program
+	switch what, name, entry := j.deny.denies(p); {
+	case what != "":
+		f = finding{j.effect, DeniedProcess, listed(what, name, entry)}
+	case j.allow != nil && !j.allow.allows(p):
+		f = finding{j.effect, DeniedProcess, notListed(effective(p))}
+	case j.deny.missesDigest(ev):
+		f = finding{j.effect, Unreadable, "the digest of " + effective(p) + ", which the deny list asks for, is not known"}
+	}
+	for i := range j.parents {
+		r := &j.parents[i]
+		if f.detection != NothingDetected && severity(r.effect) <= severity(f.effect) {
+			continue
+		}
+		if reason := r.judge(ev); reason != "" {
+			f = finding{r.effect, DeniedProcess, reason}
+		}
+	}
+	if len(j.checks) == 0 || j.exempt != nil && j.exempt.allows(p) {
+		return f
+	}
+	return run(j.checks, ev, f)
+}
+
+// judge returns for people what is wrong with the parents, or "".
+func (r *parentJudge) judge(ev *Event) string {
+	what, _, _ := r.programs.denies(&ev.Program)
+	if what == "" {
+		return ""
+	}
+	who := &ev.Subject
+	if who.Path == "" || ev.Unsure&(NeedSubject|NeedAncestry) != 0 {
+		return what + " was started by a program that is not known"
+	}
+	if entry, ok := r.deny.parent(who.Path); ok {
+		return what + " was started by " + listed(strconv.Quote(who.Path)+", which", who.Path, entry)
+	}
+	for i := range who.Ancestors {
+		path := who.Ancestors[i].Path
+		if entry, ok := r.deny.parent(path); ok {
+			return what + " was started below " + listed(strconv.Quote(path)+", which", path, entry)
+		}
+	}
+	if r.allow != nil {
+		if _, ok := r.allow.parent(who.Path); !ok {
+			return what + " was started by " + notListed(strconv.Quote(who.Path)+", which")
+		}
+	}
+	return ""
+}
+
+// parent returns the entry that names a running program. The nil list has
+// none.
+func (l *programs) parent(path string) (entry string, ok bool) {
+	if l == nil {
+		return "", false
+	}
+	return l.file(path)
 }
 
 // denies reports whether the list names p by any of its names: as typed and
@@ -75,6 +196,13 @@ func (l *programs) denies(p *Program) (what, name, entry string) {
 	if e, ok := l.name(p.Applet); ok {
 		return "applet " + strconv.Quote(p.Applet), p.Applet, e
 	}
+	if len(l.digests) > 0 {
+		for _, d := range p.Digests {
+			if entry, ok := l.digests[d]; ok {
+				return effective(p), "", entry
+			}
+		}
+	}
 	if l.every {
 		return "a program without a name", "", "*"
 	}
@@ -91,9 +219,13 @@ func (l *programs) denies(p *Program) (what, name, entry string) {
 //     without a star names the loader. /usr/* covers the loader's file, but
 //     nobody who writes it wants every program on the disk.
 //   - Any other program runs if its file is, as typed or resolved.
+//   - A digest counts as the name of its file.
 //
 // A program of which nothing is known is on no list.
 func (l *programs) allows(p *Program) bool {
+	if len(l.digests) > 0 && l.allowsDigest(p) {
+		return true
+	}
 	own := p.Path // the file the kernel loads
 	script := len(p.Interpreters) > 0
 	if script {
@@ -114,6 +246,40 @@ func (l *programs) allows(p *Program) bool {
 		return l.hasFile(own)
 	}
 	return l.typed(p.Typed) || p.Path != p.Typed && l.hasFile(p.Path)
+}
+
+// allowsDigest is allows by the digests of the files that count.
+func (l *programs) allowsDigest(p *Program) bool {
+	has := func(i int) bool {
+		if i >= len(p.Digests) {
+			return false
+		}
+		_, ok := l.digests[p.Digests[i]]
+		return ok
+	}
+	n := len(p.Interpreters)
+	switch {
+	case p.Loaded != "":
+		return has(n + 1)
+	case n > 0:
+		return has(0) || has(n)
+	}
+	return has(0)
+}
+
+// needs returns NeedDigests if the list has digests. The nil list needs
+// nothing.
+func (l *programs) needs() Needs {
+	if l == nil || len(l.digests) == 0 {
+		return 0
+	}
+	return NeedDigests
+}
+
+// missesDigest reports whether a digest on the list might be the program's,
+// which is not known.
+func (l *programs) missesDigest(ev *Event) bool {
+	return l.needs() != 0 && (len(ev.Program.Digests) == 0 || ev.Unsure&NeedDigests != 0)
 }
 
 // typed is hasFile for the path as typed. Its ".." would carry a path that
@@ -156,12 +322,13 @@ func effective(p *Program) string {
 type programs struct {
 	literal      map[string]struct{} // names and paths: only paths have a slash
 	names, paths []string            // patterns
+	digests      map[string]string   // entries by their hexadecimals
 	every        bool                // "*" is on the list
 }
 
-// newPrograms reads entries and reports their faults under at. An empty list
-// is nil.
-func newPrograms(entries []string, at string, f *faults) *programs {
+// newPrograms reads entries, digests only where they are allowed, and reports
+// their faults under at. An empty list is nil.
+func newPrograms(entries []string, digests bool, at string, f *faults) *programs {
 	if len(entries) == 0 {
 		return nil
 	}
@@ -170,6 +337,13 @@ func newPrograms(entries []string, at string, f *faults) *programs {
 		switch err := checkProgram(s); {
 		case err != nil:
 			f.addEntry(at, i, err)
+		case strings.HasPrefix(s, sha256Prefix) && !digests:
+			f.addEntry(at, i, fmt.Errorf("%q: a digest is nothing to know a parent by; write a name or a path", s))
+		case strings.HasPrefix(s, sha256Prefix):
+			if l.digests == nil {
+				l.digests = make(map[string]string)
+			}
+			l.digests[strings.ToLower(s[len(sha256Prefix):])] = s
 		case !strings.Contains(s, "*"):
 			l.literal[s] = struct{}{}
 		case strings.Contains(s, "/"):
@@ -241,8 +415,8 @@ func checkProgram(s string) error {
 		return errors.New("empty")
 	case padded(s):
 		return errPadded(s)
-	case strings.HasPrefix(s, "sha256:"):
-		return fmt.Errorf("%q: digests are not supported by this version", s)
+	case strings.HasPrefix(s, sha256Prefix):
+		return checkHex(s, s[len(sha256Prefix):], 64)
 	case !strings.Contains(s, "/"):
 		return nil
 	case s[0] != '/' && s[0] != '*':
@@ -257,4 +431,22 @@ func checkProgram(s string) error {
 
 func errPadded(s string) error {
 	return fmt.Errorf("%q has white space around it", s)
+}
+
+const (
+	sha256Prefix = "sha256:"
+	md5Prefix    = "md5:"
+)
+
+// checkHex checks the hexadecimals of a digest that has n of them.
+func checkHex(entry, digits string, n int) error {
+	if len(digits) != n {
+		return fmt.Errorf("%q has %d hexadecimals; this digest has %d", entry, len(digits), n)
+	}
+	for i := range n {
+		if !strings.ContainsRune("0123456789abcdefABCDEF", rune(digits[i])) {
+			return fmt.Errorf("%q has a %q; a digest is hexadecimals", entry, digits[i])
+		}
+	}
+	return nil
 }

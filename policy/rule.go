@@ -11,6 +11,7 @@ type Policy struct {
 // Rule is one rule. A nil section says nothing.
 type Rule struct {
 	Name      string            `yaml:"name" json:"name"`
+	Notes     string            `yaml:"notes" json:"notes,omitzero"` // for people
 	Scope     Scope             `yaml:"scope" json:"scope,omitzero"`
 	Disabled  bool              `yaml:"disabled" json:"disabled,omitzero"`
 	Processes *ProcessesSection `yaml:"processes" json:"processes,omitzero"`
@@ -33,11 +34,46 @@ type Scope struct {
 }
 
 // ProcessesSection judges the start of programs. Entries are a name (no
-// slash), an absolute path, or either with "*" for any run of characters.
+// slash), an absolute path, either with "*" for any run of characters, or the
+// SHA-256 of a file ("sha256:" and 64 hexadecimals).
 type ProcessesSection struct {
 	Effect *Effect  `yaml:"effect" json:"effect,omitzero"`
 	Allow  []string `yaml:"allow" json:"allow,omitzero"`
 	Deny   []string `yaml:"deny" json:"deny,omitzero"`
+	// Parents say which programs others may start.
+	Parents []ParentRule `yaml:"parents" json:"parents,omitzero"`
+	// Exempt are programs that no detection concerns. The lists and Parents do.
+	Exempt []string          `yaml:"exempt" json:"exempt,omitzero"`
+	Detect ProcessDetections `yaml:"detect" json:"detect,omitzero"`
+}
+
+// ParentRule judges programs by who starts them; all lists have entries as in
+// a ProcessesSection, of parents without digests.
+type ParentRule struct {
+	Programs []string `yaml:"programs" json:"programs,omitzero"` // judged; at least one
+	// Allow are the programs that alone may start them, by themselves.
+	Allow []string `yaml:"allow" json:"allow,omitzero"`
+	// Deny are programs that may not, by themselves or through others.
+	Deny []string `yaml:"deny" json:"deny,omitzero"`
+	// Effect is that of the section if nil or Inherit.
+	Effect *Effect `yaml:"effect" json:"effect,omitzero"`
+}
+
+// ProcessDetections are effects of detections. One that is nil is not looked
+// for; Inherit is the section's effect.
+type ProcessDetections struct {
+	Modified                   *Effect `yaml:"modified" json:"modified,omitzero"`                                     // written since the target started
+	NewBinaries                *Effect `yaml:"newBinaries" json:"newBinaries,omitzero"`                               // made since then
+	AlteredPackages            *Effect `yaml:"alteredPackages" json:"alteredPackages,omitzero"`                       // not as the package recorded it
+	CryptoMiners               *Effect `yaml:"cryptoMiners" json:"cryptoMiners,omitzero"`                             // by name, option, pool
+	ReverseShell               *Effect `yaml:"reverseShell" json:"reverseShell,omitzero"`                             // a shell operated from elsewhere
+	LateralMovement            *Effect `yaml:"lateralMovement" json:"lateralMovement,omitzero"`                       // tools such as nmap and netcat
+	Fileless                   *Effect `yaml:"fileless" json:"fileless,omitzero"`                                     // in memory or deleted
+	WritablePath               *Effect `yaml:"writablePath" json:"writablePath,omitzero"`                             // on a temporary file system
+	SetUID                     *Effect `yaml:"setUID" json:"setUID,omitzero"`                                         // gains privileges
+	ShellsFromServers          *Effect `yaml:"shellsFromServers" json:"shellsFromServers,omitzero"`                   // web shells
+	PackageManagersFromServers *Effect `yaml:"packageManagersFromServers" json:"packageManagersFromServers,omitzero"` // apt below nginx
+	OnlyMainProcess            *Effect `yaml:"onlyMainProcess" json:"onlyMainProcess,omitzero"`                       // everything else
 }
 
 // DNSSection judges lookups. Entries are "example.com" (that name only),
@@ -47,6 +83,13 @@ type DNSSection struct {
 	Effect *Effect  `yaml:"effect" json:"effect,omitzero"`
 	Allow  []string `yaml:"allow" json:"allow,omitzero"`
 	Deny   []string `yaml:"deny" json:"deny,omitzero"`
+	// Detect are effects of detections, as in a ProcessesSection.
+	Detect DNSDetections `yaml:"detect" json:"detect,omitzero"`
+}
+
+// DNSDetections are effects of detections, as in ProcessDetections.
+type DNSDetections struct {
+	MinerPools *Effect `yaml:"minerPools" json:"minerPools,omitzero"` // names of mining pools
 }
 
 // NetworkSection judges connections, datagrams and ports.
@@ -55,15 +98,31 @@ type NetworkSection struct {
 	Outbound OutboundSection `yaml:"outbound" json:"outbound,omitzero"`
 	Listen   ListenSection   `yaml:"listen" json:"listen,omitzero"`
 	Unix     UnixSection     `yaml:"unix" json:"unix,omitzero"`
+
+	Detect NetworkDetections `yaml:"detect" json:"detect,omitzero"`
 }
 
-// OutboundSection lists destinations: addresses or prefixes in CIDR form, and
-// ports or port ranges ("6660-6669").
+// NetworkDetections are effects of detections, as in ProcessDetections.
+type NetworkDetections struct {
+	CloudMetadata *Effect `yaml:"cloudMetadata" json:"cloudMetadata,omitzero"` // the cloud's metadata and credentials
+	PortScan      *Effect `yaml:"portScan" json:"portScan,omitzero"`           // many ports or machines in a short time
+	RawSockets    *Effect `yaml:"rawSockets" json:"rawSockets,omitzero"`       // sockets for whole packets
+	MinerPools    *Effect `yaml:"minerPools" json:"minerPools,omitzero"`       // connections to mining pools
+}
+
+// OutboundSection lists destinations: addresses or prefixes in CIDR form,
+// ports or port ranges ("6660-6669"), and names as in a DNSSection. A name
+// stands for the addresses that a lookup of it returned to the target.
 type OutboundSection struct {
 	Allow      []string `yaml:"allow" json:"allow,omitzero"`
 	Deny       []string `yaml:"deny" json:"deny,omitzero"`
+	AllowNames []string `yaml:"allowNames" json:"allowNames,omitzero"`
+	DenyNames  []string `yaml:"denyNames" json:"denyNames,omitzero"`
 	AllowPorts []string `yaml:"allowPorts" json:"allowPorts,omitzero"`
 	DenyPorts  []string `yaml:"denyPorts" json:"denyPorts,omitzero"`
+	// Unresolved is the effect on destinations that are neither on the allow
+	// list nor loopback, and that no allowed lookup returned.
+	Unresolved *Effect `yaml:"unresolved" json:"unresolved,omitzero"`
 }
 
 // ListenSection lists the ports that programs bind and listen on, as ports or
@@ -89,4 +148,23 @@ type FilesSection struct {
 	Effect *Effect  `yaml:"effect" json:"effect,omitzero"`
 	Allow  []string `yaml:"allow" json:"allow,omitzero"`
 	Deny   []string `yaml:"deny" json:"deny,omitzero"`
+	// Malware are digests of files, "md5:" or "sha256:" and hexadecimals, each
+	// perhaps with a space and a name behind it. Trusted are digests of files
+	// whose content no detection concerns.
+	Malware []string       `yaml:"malware" json:"malware,omitzero"`
+	Trusted []string       `yaml:"trusted" json:"trusted,omitzero"`
+	Detect  FileDetections `yaml:"detect" json:"detect,omitzero"`
+}
+
+// FileDetections are effects of detections, as in ProcessDetections. Those
+// from PackedBinaries on look at what was written, and cannot prevent it.
+type FileDetections struct {
+	Binaries            *Effect `yaml:"binaries" json:"binaries,omitzero"`                       // changes to programs and libraries
+	Certificates        *Effect `yaml:"certificates" json:"certificates,omitzero"`               // changes to certificates and keys
+	SSHAndAdminFiles    *Effect `yaml:"sshAndAdminFiles" json:"sshAndAdminFiles,omitzero"`       // who may log in
+	PackedBinaries      *Effect `yaml:"packedBinaries" json:"packedBinaries,omitzero"`           // packed or encrypted
+	SuspiciousELF       *Effect `yaml:"suspiciousELF" json:"suspiciousELF,omitzero"`             // headers against analysis
+	ForeignArchitecture *Effect `yaml:"foreignArchitecture" json:"foreignArchitecture,omitzero"` // for another processor
+	Malware             *Effect `yaml:"malware" json:"malware,omitzero"`                         // the list above
+	PrivateKeys         *Effect `yaml:"privateKeys" json:"privateKeys,omitzero"`                 // new private keys
 }

@@ -64,13 +64,28 @@ func (p *Policy) Validate() []Fault {
 	return f
 }
 
+// Notes says what p asks for and cannot have, though it is valid: effects that
+// are less than what is written.
+func (p *Policy) Notes() []Fault {
+	var f faults
+	for i := range p.Rules {
+		r, at := &p.Rules[i], fmt.Sprintf("rules[%d]", i)
+		if s := r.Files; s != nil {
+			notes(s, fileChecks, s.Effect, at+".files", &f)
+		}
+	}
+	return f
+}
+
 // checkEffect reports an effect that is missing or none. A section needs one
 // even if its lists are empty: whoever fills them later must have chosen.
 func checkEffect(e *Effect, path string, f *faults) {
 	switch {
 	case e == nil:
 		f.add(path, "missing; %s", effectWords)
-	case *e > Disable:
+	case *e == Inherit:
+		f.add(path, "%q is an effect of detections only; %s", *e, effectWords)
+	case *e > Inherit:
 		f.add(path, "%d is not an effect; %s", uint8(*e), effectWords)
 	}
 }

@@ -137,7 +137,9 @@ func TestEntries(t *testing.T) {
 		{checkProgram, "/usr/bin/", `"/usr/bin/" is a directory; write "/usr/bin/*" for the programs in it`},
 		{checkProgram, "/bin/../sbin/nc", `"/bin/../sbin/nc" has a ".", a ".." or a double slash; write "/sbin/nc"`},
 		{checkProgram, "//bin/nc", `"//bin/nc" has a ".", a ".." or a double slash; write "/bin/nc"`},
-		{checkProgram, "sha256:aa", `"sha256:aa": digests are not supported by this version`},
+		{checkProgram, "sha256:" + strings.Repeat("aB", 32), ""},
+		{checkProgram, "sha256:aa", `"sha256:aa" has 2 hexadecimals; this digest has 64`},
+		{checkProgram, "sha256:" + strings.Repeat("g", 64), `"sha256:` + strings.Repeat("g", 64) + `" has a 'g'; a digest is hexadecimals`},
 	} {
 		got := ""
 		if err := c.check(c.entry); err != nil {

@@ -25,22 +25,21 @@ func read(t *testing.T, name string) []byte {
 
 func ref(e policy.Effect) *policy.Effect { return &e }
 
+// always are what the other form detects in processes unless it is told not to.
+var always = policy.ProcessDetections{Modified: ref(policy.Inherit), AlteredPackages: ref(policy.Inherit)}
+
 func TestImportExamples(t *testing.T) {
 	minimal := policy.Rule{
 		Name:      "my-rule",
-		Processes: &policy.ProcessesSection{Effect: ref(policy.Alert)},
+		Processes: &policy.ProcessesSection{Effect: ref(policy.Alert), Detect: always},
 		Network:   &policy.NetworkSection{Effect: ref(policy.Alert)},
 		DNS:       &policy.DNSSection{Effect: ref(policy.Alert)},
 	}
 	p, notes, err := Import(read(t, "runtime-policy-app-embedded-minimal.json"))
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(notes) > 0 {
+		t.Fatal(err, notes)
 	}
 	if diff := cmp.Diff(&policy.Policy{Version: 1, Rules: []policy.Rule{minimal}}, p); diff != "" {
-		t.Error(diff)
-	}
-	want := []Fault{{"rules[0].processes.skipModified", "modified programs are not detected by this version"}}
-	if diff := cmp.Diff(want, notes); diff != "" {
 		t.Error(diff)
 	}
 
@@ -56,57 +55,37 @@ func TestImportExamples(t *testing.T) {
 	}
 }
 
-// The full example asks for more than there is yet: every such key is told,
-// and once they are off the rest is imported.
 func TestImportFull(t *testing.T) {
 	full := read(t, "runtime-policy-app-embedded-full.json")
-	p, _, err := Import(full)
-	var faults Errors
-	if p != nil || !errors.As(err, &faults) {
-		t.Fatalf("got %v, %v", p, err)
-	}
-	var paths []string
-	for _, f := range faults {
-		paths = append(paths, f.Path)
-	}
-	want := []string{
-		"rules[0].advancedProtection", "rules[0].processes.checkCryptoMiners", "rules[0].filesystem.checkNewFiles",
-		"rules[0].filesystem.backdoorFiles", "rules[0].filesystem.suspiciousELFHeaders",
-		"rules[1].advancedProtection", "rules[1].customRules[0]", "rules[1].customRules[1]", "rules[1].processes.checkCryptoMiners",
-		"rules[1].filesystem.checkNewFiles",
-		"rules[1].filesystem.backdoorFiles", "rules[1].filesystem.suspiciousELFHeaders",
-		"rules[2].advancedProtection", "rules[2].processes.checkCryptoMiners", "rules[2].filesystem.checkNewFiles",
-		"rules[2].filesystem.backdoorFiles", "rules[2].filesystem.suspiciousELFHeaders",
-	}
-	if diff := cmp.Diff(want, paths); diff != "" {
-		t.Error(diff)
-	}
-
 	var doc Policy
 	if err := json.Unmarshal(full, &doc); err != nil {
 		t.Fatal(err)
 	}
-	for i := range doc.Rules {
-		r := &doc.Rules[i]
-		r.AdvancedProtection, r.CustomRules, r.Processes.CheckCryptoMiners = false, nil, false
-		r.Filesystem.CheckNewFiles, r.Filesystem.BackdoorFiles, r.Filesystem.SuspiciousELFHeaders = false, false, false
-	}
-	p, _, err = Import(encode(t, doc))
+	doc.Rules[1].CustomRules = nil
+	p, _, err := Import(encode(t, doc))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got, want := p.Rules[0].Scope, (policy.Scope{Containers: []string{"twistlock-fargate-task"}}); !cmp.Equal(got, want) {
 		t.Errorf("scope %+v", got)
 	}
+	on := ref(policy.Inherit)
+	processes := always
+	processes.CryptoMiners = on
 	want1 := policy.Rule{
-		Name:      "payments - strict",
-		Scope:     policy.Scope{AppIDs: []string{"payments*", "-payments-dev*"}},
-		Processes: &policy.ProcessesSection{Effect: ref(policy.Prevent), Allow: []string{"java", "sh"}},
+		Name:  "payments - strict",
+		Scope: policy.Scope{AppIDs: []string{"payments*", "-payments-dev*"}},
+		Processes: &policy.ProcessesSection{
+			Effect: ref(policy.Prevent), Allow: []string{"java", "sh"}, Exempt: []string{"java", "sh"}, Detect: processes,
+		},
 		Network: &policy.NetworkSection{Effect: ref(policy.Prevent), Outbound: policy.OutboundSection{
 			Allow: []string{"10.0.0.0/8"}, Deny: []string{"10.9.9.9"}, AllowPorts: []string{"443", "5432-5433"},
 		}, Listen: policy.ListenSection{AllowPorts: []string{"8080"}}},
-		DNS:   &policy.DNSSection{Effect: ref(policy.Prevent), Allow: []string{"*.example.com", "*.amazonaws.com"}},
-		Files: &policy.FilesSection{Effect: ref(policy.Prevent), Deny: []string{"/etc", "/usr/bin"}},
+		DNS: &policy.DNSSection{Effect: ref(policy.Prevent), Allow: []string{"*.example.com", "*.amazonaws.com"}},
+		Files: &policy.FilesSection{Effect: ref(policy.Prevent), Deny: []string{"/etc", "/usr/bin"}, Detect: policy.FileDetections{
+			Binaries: on, Certificates: on, PrivateKeys: on, SSHAndAdminFiles: on, PackedBinaries: on, SuspiciousELF: on,
+			ForeignArchitecture: on, Malware: on,
+		}},
 	}
 	if diff := cmp.Diff(want1, p.Rules[1]); diff != "" {
 		t.Error(diff)
@@ -126,7 +105,7 @@ func encode(t *testing.T, v any) []byte {
 // roundTrip exports a policy and imports it again.
 func roundTrip(t *testing.T, p *policy.Policy) {
 	t.Helper()
-	out, err := Export(p)
+	out, _, err := Export(p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +117,7 @@ func roundTrip(t *testing.T, p *policy.Policy) {
 		t.Error(diff)
 	}
 	for _, n := range notes {
-		if !strings.Contains(n.Msg, "block") {
+		if !strings.Contains(n.Msg, "block") && !strings.Contains(n.Msg, "feeds") {
 			t.Errorf("note: %s", n)
 		}
 	}
@@ -166,7 +145,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestExport(t *testing.T) {
-	out, err := Export(&policy.Policy{Version: 1, Rules: []policy.Rule{
+	out, _, err := Export(&policy.Policy{Version: 1, Rules: []policy.Rule{
 		{Name: "a", DNS: &policy.DNSSection{Effect: ref(policy.Alert), Deny: []string{".x.test", "**.y.test", "z.test"}}},
 	}})
 	if err != nil {
@@ -178,15 +157,72 @@ func TestExport(t *testing.T) {
 	if c := out.Rules[0].Collections[0]; c.Name != "All" || !slices.Equal(c.Images, []string{"*"}) {
 		t.Errorf("collection %+v", c)
 	}
-	_, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", OnUnknown: ref(policy.Alert)}}})
+	_, _, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", OnUnknown: ref(policy.Alert)}}})
 	if err == nil || err.Error() != "rules[0].onUnknown: has no counterpart" {
 		t.Errorf("onUnknown: %v", err)
 	}
-	_, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", Network: &policy.NetworkSection{
+	_, _, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", Network: &policy.NetworkSection{
 		Effect: ref(policy.Alert), Unix: policy.UnixSection{Deny: []string{"docker.sock"}},
 	}}}})
 	if err == nil || err.Error() != "rules[0].network.unix: has no counterpart" {
 		t.Errorf("unix: %v", err)
+	}
+}
+
+// What has no counterpart is told, each by its path.
+func TestExportFaults(t *testing.T) {
+	on, alert := ref(policy.Inherit), ref(policy.Alert)
+	for _, tt := range []struct {
+		rule policy.Rule
+		want string
+	}{
+		{policy.Rule{Processes: &policy.ProcessesSection{Effect: alert, Detect: policy.ProcessDetections{
+			ReverseShell: on, Fileless: on, WritablePath: on, SetUID: on, ShellsFromServers: on, PackageManagersFromServers: on,
+		}}}, `rules[0].processes.detect.reverseShell: has no counterpart
+rules[0].processes.detect.fileless: has no counterpart
+rules[0].processes.detect.writablePath: has no counterpart
+rules[0].processes.detect.setUID: has no counterpart
+rules[0].processes.detect.shellsFromServers: has no counterpart
+rules[0].processes.detect.packageManagersFromServers: has no counterpart`},
+		{policy.Rule{Processes: &policy.ProcessesSection{Effect: alert, Exempt: []string{"a"}, Parents: []policy.ParentRule{{}}, Detect: policy.ProcessDetections{
+			CryptoMiners: ref(policy.Prevent), Modified: on, NewBinaries: alert, LateralMovement: ref(policy.Disable),
+		}}}, `rules[0].processes.detect.modified and alteredPackages: one without the other has no counterpart
+rules[0].processes.detect.cryptoMiners: "prevent" has no counterpart: the section's effect is that of its detections
+rules[0].processes.parents: has no counterpart
+rules[0].processes.exempt: there, exactly what is on the allow list is exempt from detections`},
+		{policy.Rule{Network: &policy.NetworkSection{
+			Effect:   alert,
+			Outbound: policy.OutboundSection{AllowNames: []string{"a"}, DenyNames: []string{"a"}, Unresolved: on},
+			Unix:     policy.UnixSection{Allow: []string{"a"}},
+			Detect:   policy.NetworkDetections{CloudMetadata: on, PortScan: on, RawSockets: on, MinerPools: on},
+		}, DNS: &policy.DNSSection{Effect: alert, Detect: policy.DNSDetections{MinerPools: on}}}, `rules[0].network.outbound.allowNames: has no counterpart
+rules[0].network.outbound.denyNames: has no counterpart
+rules[0].network.outbound.unresolved: has no counterpart
+rules[0].network.unix: has no counterpart
+rules[0].network.detect.cloudMetadata: has no counterpart
+rules[0].network.detect.portScan: has no counterpart
+rules[0].network.detect.rawSockets: has no counterpart
+rules[0].network.detect.minerPools: has no counterpart
+rules[0].dns.detect.minerPools: has no counterpart`},
+		{policy.Rule{Files: &policy.FilesSection{Effect: alert, Malware: []string{"x"}, Trusted: []string{"x"}, Detect: policy.FileDetections{Binaries: on}}},
+			`rules[0].files.malware: has no counterpart
+rules[0].files.trusted: has no counterpart
+rules[0].files.detect.binaries, certificates and privateKeys: one without the other has no counterpart`},
+	} {
+		tt.rule.Name = "a"
+		_, _, err := Export(&policy.Policy{Version: 1, Rules: []policy.Rule{tt.rule}})
+		if err == nil {
+			err = errors.New("none")
+		}
+		if diff := cmp.Diff(tt.want, err.Error()); diff != "" {
+			t.Error(diff)
+		}
+	}
+	_, notes, err := Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", Processes: &policy.ProcessesSection{
+		Effect: alert, Allow: []string{"/usr/bin/x", "y"}, Detect: policy.ProcessDetections{CryptoMiners: on},
+	}}}})
+	if err != nil || len(notes) != 2 || notes[0].Path != "rules[0].processes.allow[0]" || notes[1].Path != "rules[0].processes.allow" {
+		t.Errorf("%v, %v", notes, err)
 	}
 }
 
@@ -218,9 +254,8 @@ func TestFaults(t *testing.T) {
 			`rules[0].collections[0]: what is in the collection "prod" is not known here; write its appIDs, images and containers`},
 		{`{"rules":[{"name":"a","collections":[{"name":"x","appIDs":["a"],"clusters":["c"]}]}]}`,
 			`rules[0].collections[0].clusters: not supported; a scope here is appIDs, images and containers`},
-		{`{"rules":[{"name":"a",` + all + `,"wildFireAnalysis":"alert","filesystem":{"effect":"prevent","backdoorFiles":true}}]}`,
-			"rules[0].wildFireAnalysis: not supported by this version; switch it off to import the rest\n" +
-				"rules[0].filesystem.backdoorFiles: not supported by this version; switch it off to import the rest"},
+		{`{"rules":[{"name":"a",` + all + `,"wildFireAnalysis":"alert"}]}`,
+			"rules[0].wildFireAnalysis: not supported by this version; switch it off to import the rest"},
 		{`{"rules":[{"name":"a",` + all + `,"filesystem":{"effect":"prevent","whitelist":["tmp/x"]}}]}`,
 			`rules[0].filesystem.whitelist[0]: "tmp/x" is a relative path; write an absolute one or a name`},
 	} {
@@ -237,7 +272,7 @@ func TestFaults(t *testing.T) {
 }
 
 func TestNotes(t *testing.T) {
-	_, notes, err := Import([]byte(`{"rules":[{"name":"a","notes":"why","collections":[{"name":"All"}],
+	_, notes, err := Import([]byte(`{"rules":[{"name":"a","notes":"why","owner":"o","modified":"m","previousName":"p","advancedProtection":true,"collections":[{"name":"All"}],
 		"processes":{"effect":"disable","checkCryptoMiners":true},
 		"network":{"effect":"block","whitelistIPs":["10.1.2.3/8"]},
 		"dns":{"effect":"alert","whitelist":["*.s3.*.example.com","*.*.b.a"]},
@@ -246,12 +281,14 @@ func TestNotes(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		`rules[0].notes: left out`,
-		`rules[0].processes.checkCryptoMiners: left out: not supported by this version, and the section is disabled`,
+		`rules[0].owner: "o" is left out: it is history, not policy`,
+		`rules[0].modified: "m" is left out: it is history, not policy`,
+		`rules[0].previousName: "p" is left out: it is history, not policy`,
 		`rules[0].network.effect: block ends the whole application here`,
 		`rules[0].network.whitelistIPs[0]: "10.1.2.3/8" is read as 10.0.0.0/8`,
 		`rules[0].dns.whitelist[0]: "*.s3.*.example.com" is read as "*.example.com": of several stars the last counts`,
 		`rules[0].dns.whitelist[1]: "*.*.b.a" is read as "*.b.a": of several stars the last counts`,
+		`rules[0].advancedProtection: feeds of bad names and addresses do not exist here; files are compared with the rule's own list, files.malware`,
 	}
 	var got []string
 	for _, n := range notes {
@@ -306,7 +343,7 @@ func FuzzImport(f *testing.F) {
 			t.Errorf("not valid: %v", faults)
 		}
 		// What imports, exports, and that imports again.
-		out, err := Export(p)
+		out, _, err := Export(p)
 		if err != nil {
 			t.Fatal(err)
 		}

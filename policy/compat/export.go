@@ -2,6 +2,7 @@ package compat
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -9,54 +10,149 @@ import (
 )
 
 // Export converts a native policy, which must be valid. The error is an
-// [Errors] that lists what has no place in the other form.
-func Export(p *policy.Policy) (*Policy, error) {
-	var faults Errors
+// [Errors] that lists what has no place in the other form; the notes say what
+// means a little less or more there.
+func Export(p *policy.Policy) (*Policy, []Fault, error) {
+	var c exporter
 	out := &Policy{ID: PolicyID, Rules: []Rule{}}
 	for i := range p.Rules {
-		out.Rules = append(out.Rules, exportRule(&p.Rules[i], fmt.Sprintf("rules[%d].", i), &faults))
+		out.Rules = append(out.Rules, c.rule(&p.Rules[i], fmt.Sprintf("rules[%d].", i)))
 	}
-	if len(faults) > 0 {
-		return nil, faults
+	if len(c.faults) > 0 {
+		return nil, nil, c.faults
 	}
-	return out, nil
+	return out, c.notes, nil
 }
 
-func exportRule(r *policy.Rule, at string, faults *Errors) Rule {
-	out := Rule{Name: r.Name, Disabled: r.Disabled, Collections: []Collection{collection(r)}, WildFireAnalysis: "disable"}
+// exporter collects faults and notes.
+type exporter struct {
+	faults Errors
+	notes  Errors
+}
+
+func (c *exporter) rule(r *policy.Rule, at string) Rule {
+	out := Rule{Name: r.Name, Notes: r.Notes, Disabled: r.Disabled, Collections: []Collection{collection(r)}, WildFireAnalysis: "disable"}
 	if r.OnUnknown != nil {
-		faults.add(at+"onUnknown", "has no counterpart")
+		c.faults.add(at+"onUnknown", "has no counterpart")
 	}
 	if s := r.Processes; s != nil {
-		out.Processes = &Processes{
-			Effect: effectWord(s.Effect), Whitelist: full(s.Allow), Blacklist: full(s.Deny),
-			SkipModified: true, // they are not detected
-		}
+		out.Processes = c.processes(s, at+"processes.")
 	}
 	if s := r.Network; s != nil {
-		out.Network = &Network{
-			Effect:                  effectWord(s.Effect),
-			WhitelistIPs:            full(s.Outbound.Allow),
-			BlacklistIPs:            full(s.Outbound.Deny),
-			WhitelistListeningPorts: exportPorts(s.Listen.AllowPorts, false),
-			BlacklistListeningPorts: exportPorts(s.Listen.DenyPorts, true),
-			WhitelistOutboundPorts:  exportPorts(s.Outbound.AllowPorts, false),
-			BlacklistOutboundPorts:  exportPorts(s.Outbound.DenyPorts, true),
-		}
-	}
-	if s := r.Network; s != nil && len(s.Unix.Allow)+len(s.Unix.Deny) > 0 {
-		faults.add(at+"network.unix", "has no counterpart")
-	}
-	if s := r.Files; s != nil {
-		out.Filesystem = &Filesystem{
-			Effect: effectWord(s.Effect), Whitelist: full(s.Allow), Blacklist: full(s.Deny),
-			SkipEncryptedBinaries: true, // they are not detected
-		}
+		out.Network = c.network(s, at+"network.")
 	}
 	if s := r.DNS; s != nil {
+		c.none(s.Detect.MinerPools != nil, at+"dns.detect.minerPools")
 		out.DNS = &DNS{Effect: effectWord(s.Effect), Whitelist: exportDomains(s.Allow), Blacklist: exportDomains(s.Deny)}
 	}
+	if s := r.Files; s != nil {
+		out.Filesystem = c.files(s, at+"files.")
+		out.AdvancedProtection = c.same(s.Effect, at+"files.detect.malware", s.Detect.Malware)
+	}
 	return out
+}
+
+func (c *exporter) processes(s *policy.ProcessesSection, at string) *Processes {
+	d := &s.Detect
+	out := &Processes{
+		Effect: effectWord(s.Effect), Whitelist: full(s.Allow), Blacklist: full(s.Deny),
+		SkipModified:         !c.same(s.Effect, at+"detect.modified and alteredPackages", d.Modified, d.AlteredPackages),
+		CheckNewBinaries:     c.same(s.Effect, at+"detect.newBinaries", d.NewBinaries),
+		CheckCryptoMiners:    c.same(s.Effect, at+"detect.cryptoMiners", d.CryptoMiners),
+		CheckLateralMovement: c.same(s.Effect, at+"detect.lateralMovement", d.LateralMovement),
+		BlockAllBinaries:     c.same(s.Effect, at+"detect.onlyMainProcess", d.OnlyMainProcess),
+	}
+	for _, own := range []struct {
+		key    string
+		effect *policy.Effect
+	}{
+		{"reverseShell", d.ReverseShell}, {"fileless", d.Fileless}, {"writablePath", d.WritablePath}, {"setUID", d.SetUID},
+		{"shellsFromServers", d.ShellsFromServers}, {"packageManagersFromServers", d.PackageManagersFromServers},
+	} {
+		c.none(own.effect != nil, at+"detect."+own.key)
+	}
+	c.none(len(s.Parents) > 0, at+"parents")
+	for _, l := range []struct {
+		key     string
+		entries []string
+	}{{"allow", s.Allow}, {"deny", s.Deny}} {
+		for i, e := range l.entries {
+			if strings.ContainsAny(e, "/*:") {
+				c.notes.add(fmt.Sprintf("%s%s[%d]", at, l.key, i), "%q is no name; only names are sure to be understood there", e)
+			}
+		}
+	}
+	switch {
+	case len(s.Exempt) > 0 && !slices.Equal(s.Exempt, s.Allow):
+		c.faults.add(at+"exempt", "there, exactly what is on the allow list is exempt from detections")
+	case len(s.Exempt) == 0 && len(s.Allow) > 0 && detects(d):
+		c.notes.add(at+"allow", "there, what is on the allow list is exempt from detections")
+	}
+	return out
+}
+
+func (c *exporter) network(s *policy.NetworkSection, at string) *Network {
+	o := &s.Outbound
+	for _, own := range []struct {
+		key string
+		set bool
+	}{
+		{"outbound.allowNames", len(o.AllowNames) > 0}, {"outbound.denyNames", len(o.DenyNames) > 0}, {"outbound.unresolved", o.Unresolved != nil},
+		{"unix", len(s.Unix.Allow)+len(s.Unix.Deny) > 0},
+		{"detect.cloudMetadata", s.Detect.CloudMetadata != nil}, {"detect.portScan", s.Detect.PortScan != nil},
+		{"detect.rawSockets", s.Detect.RawSockets != nil}, {"detect.minerPools", s.Detect.MinerPools != nil},
+	} {
+		c.none(own.set, at+own.key)
+	}
+	return &Network{
+		Effect:                  effectWord(s.Effect),
+		WhitelistIPs:            full(o.Allow),
+		BlacklistIPs:            full(o.Deny),
+		WhitelistListeningPorts: exportPorts(s.Listen.AllowPorts, false),
+		BlacklistListeningPorts: exportPorts(s.Listen.DenyPorts, true),
+		WhitelistOutboundPorts:  exportPorts(o.AllowPorts, false),
+		BlacklistOutboundPorts:  exportPorts(o.DenyPorts, true),
+	}
+}
+
+func (c *exporter) files(s *policy.FilesSection, at string) *Filesystem {
+	d := &s.Detect
+	c.none(len(s.Malware) > 0, at+"malware")
+	c.none(len(s.Trusted) > 0, at+"trusted")
+	return &Filesystem{
+		Effect: effectWord(s.Effect), Whitelist: full(s.Allow), Blacklist: full(s.Deny),
+		CheckNewFiles:         c.same(s.Effect, at+"detect.binaries, certificates and privateKeys", d.Binaries, d.Certificates, d.PrivateKeys),
+		BackdoorFiles:         c.same(s.Effect, at+"detect.sshAndAdminFiles", d.SSHAndAdminFiles),
+		SkipEncryptedBinaries: !c.same(s.Effect, at+"detect.packedBinaries", d.PackedBinaries),
+		SuspiciousELFHeaders:  c.same(s.Effect, at+"detect.suspiciousELF and foreignArchitecture", d.SuspiciousELF, d.ForeignArchitecture),
+	}
+}
+
+// none reports a setting that the other form does not know.
+func (c *exporter) none(set bool, path string) {
+	if set {
+		c.faults.add(path, "has no counterpart")
+	}
+}
+
+// same reports whether detections, which are one switch in the other form, are
+// on. It is a fault if they differ, or have an effect of their own.
+func (c *exporter) same(section *policy.Effect, path string, effects ...*policy.Effect) bool {
+	on := 0
+	for _, e := range effects {
+		switch {
+		case e == nil || *e == policy.Disable:
+		case *e == policy.Inherit || section != nil && *e == *section:
+			on++
+		default:
+			c.faults.add(path, "%q has no counterpart: the section's effect is that of its detections", e)
+			return false
+		}
+	}
+	if on > 0 && on < len(effects) {
+		c.faults.add(path, "one without the other has no counterpart")
+	}
+	return on > 0
 }
 
 func effectWord(e *policy.Effect) string {

@@ -91,23 +91,31 @@ func (c *importer) unsupported(on bool, path, effect string) {
 
 func (c *importer) rule(r *Rule, at string) policy.Rule {
 	out := policy.Rule{Name: r.Name, Disabled: r.Disabled, Scope: c.scope(r.Collections, at+"collections")}
-	if r.Notes != "" {
-		c.notes.add(at+"notes", "left out")
+	out.Notes = r.Notes
+	for _, left := range [][2]string{{"owner", r.Owner}, {"modified", r.Modified}, {"previousName", r.PreviousName}} {
+		if left[1] != "" {
+			c.notes.add(at+left[0], "%q is left out: it is history, not policy", left[1])
+		}
 	}
-	c.unsupported(r.AdvancedProtection, at+"advancedProtection", "")
 	c.unsupported(r.WildFireAnalysis != "" && r.WildFireAnalysis != "disable", at+"wildFireAnalysis", "")
 	for i, cr := range r.CustomRules {
 		c.unsupported(true, fmt.Sprintf("%scustomRules[%d]", at, i), cr.Effect)
 	}
 	if s := r.Processes; s != nil {
 		at := at + "processes."
-		out.Processes = &policy.ProcessesSection{Effect: c.effect(s.Effect, at+"effect"), Allow: list(s.Whitelist), Deny: list(s.Blacklist)}
-		c.unsupported(s.CheckCryptoMiners, at+"checkCryptoMiners", s.Effect)
-		c.unsupported(s.CheckLateralMovement, at+"checkLateralMovement", s.Effect)
-		c.unsupported(s.CheckNewBinaries, at+"checkNewBinaries", s.Effect)
-		c.unsupported(s.BlockAllBinaries, at+"blockAllBinaries", s.Effect)
-		if !s.SkipModified && s.Effect != "disable" {
-			c.notes.add(at+"skipModified", "modified programs are not detected by this version")
+		out.Processes = &policy.ProcessesSection{
+			Effect: c.effect(s.Effect, at+"effect"), Allow: list(s.Whitelist), Deny: list(s.Blacklist),
+			Detect: policy.ProcessDetections{
+				Modified:        on(!s.SkipModified),
+				AlteredPackages: on(!s.SkipModified),
+				NewBinaries:     on(s.CheckNewBinaries),
+				CryptoMiners:    on(s.CheckCryptoMiners),
+				LateralMovement: on(s.CheckLateralMovement),
+				OnlyMainProcess: on(s.BlockAllBinaries),
+			},
+		}
+		if detects(&out.Processes.Detect) {
+			out.Processes.Exempt = slices.Clone(out.Processes.Allow) // there, what is allowed is not looked at
 		}
 	}
 	if s := r.Network; s != nil {
@@ -132,15 +140,38 @@ func (c *importer) rule(r *Rule, at string) policy.Rule {
 	}
 	if s := r.Filesystem; s != nil {
 		at := at + "filesystem."
-		out.Files = &policy.FilesSection{Effect: c.effect(s.Effect, at+"effect"), Allow: list(s.Whitelist), Deny: list(s.Blacklist)}
-		c.unsupported(s.CheckNewFiles, at+"checkNewFiles", s.Effect)
-		c.unsupported(s.BackdoorFiles, at+"backdoorFiles", s.Effect)
-		c.unsupported(s.SuspiciousELFHeaders, at+"suspiciousELFHeaders", s.Effect)
-		if !s.SkipEncryptedBinaries && s.Effect != "disable" {
-			c.notes.add(at+"skipEncryptedBinaries", "encrypted programs are not detected by this version")
+		out.Files = &policy.FilesSection{
+			Effect: c.effect(s.Effect, at+"effect"), Allow: list(s.Whitelist), Deny: list(s.Blacklist),
+			Detect: policy.FileDetections{
+				Binaries:            on(s.CheckNewFiles),
+				Certificates:        on(s.CheckNewFiles),
+				PrivateKeys:         on(s.CheckNewFiles),
+				SSHAndAdminFiles:    on(s.BackdoorFiles),
+				PackedBinaries:      on(!s.SkipEncryptedBinaries),
+				SuspiciousELF:       on(s.SuspiciousELFHeaders),
+				ForeignArchitecture: on(s.SuspiciousELFHeaders),
+				Malware:             on(r.AdvancedProtection),
+			},
 		}
 	}
+	if r.AdvancedProtection {
+		c.notes.add(at+"advancedProtection", "feeds of bad names and addresses do not exist here; files are compared with the rule's own list, files.malware")
+	}
 	return out
+}
+
+// on is the effect of a detection that is switched on: its section's.
+func on(enabled bool) *policy.Effect {
+	if !enabled {
+		return nil
+	}
+	e := policy.Inherit
+	return &e
+}
+
+// detects reports whether any of the detections that the other form has is on.
+func detects(d *policy.ProcessDetections) bool {
+	return d.Modified != nil || d.AlteredPackages != nil || d.NewBinaries != nil || d.CryptoMiners != nil || d.LateralMovement != nil
 }
 
 // list is nil for an empty list, so that absent and empty are the same.

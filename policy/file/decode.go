@@ -200,12 +200,9 @@ func (d *decoder) sequence(n *yaml.Node, path string, v reflect.Value) {
 
 // later are keys of the format that a later version reads.
 var later = map[string]bool{
-	"customRules":                         true,
-	"rules[].custom":                      true,
-	"rules[].processes.detect":            true,
-	"rules[].files.detect":                true,
-	"rules[].dns.answer":                  true,
-	"rules[].network.outbound.unresolved": true,
+	"customRules":        true,
+	"rules[].custom":     true,
+	"rules[].dns.answer": true,
 }
 
 var index = regexp.MustCompile(`\[\d+\]`)

@@ -198,27 +198,25 @@ func TestFaults(t *testing.T) {
 		{"merge key", "version: 1\n<<: {rules: []}\n", []string{`2:1: <<: merge keys are not supported; repeat the keys or use an alias for the whole value`}},
 		{"letter case of a key", lines(`  - name: a`, `    scope: {appIds: [x]}`), []string{`4:13: rules[0].scope.appIds: unknown key; did you mean "appIDs"?`}},
 		{"swapped letters", lines(`  - nmae: a`), []string{`3:5: rules[0].nmae: unknown key; did you mean "name"?`}},
-		{"no near key", lines(`  - name: a`, `    dns: {effect: alert, forbid: [x]}`), []string{`4:26: rules[0].dns.forbid: unknown key; one of effect, allow, deny`}},
+		{"no near key", lines(`  - name: a`, `    dns: {effect: alert, forbid: [x]}`), []string{`4:26: rules[0].dns.forbid: unknown key; one of effect, allow, deny, detect`}},
 		{
 			"keys of later versions", lines(
 				`  - name: a`,
-				`    processes: {effect: alert, detect: {modified: alert}}`,
 				`    dns: {effect: alert, answer: nxdomain}`,
-				`    network: {effect: alert, outbound: {unresolved: alert}}`,
-				`    files: {effect: alert, detect: {}}`,
 				`    custom: []`,
 				`customRules: []`,
 			), []string{
-				`4:32: rules[0].processes.detect: not supported by this version`,
-				`5:26: rules[0].dns.answer: not supported by this version`,
-				`6:41: rules[0].network.outbound.unresolved: not supported by this version`,
-				`7:28: rules[0].files.detect: not supported by this version`,
-				`8:5: rules[0].custom: not supported by this version`,
-				`9:1: customRules: not supported by this version`,
+				`4:26: rules[0].dns.answer: not supported by this version`,
+				`5:5: rules[0].custom: not supported by this version`,
+				`6:1: customRules: not supported by this version`,
 			},
 		},
+		{"a detection nobody knows", lines(`  - name: a`, `    processes: {effect: alert, detect: {modifed: alert, fileless: yes}}`), []string{
+			`4:41: rules[0].processes.detect.modifed: unknown key; did you mean "modified"?`,
+			`4:67: rules[0].processes.detect.fileless: "yes" is not an effect; one of disable, alert, prevent, block`,
+		}},
 		{"key of a later version in the wrong place", lines(`  - name: a`, `    listen: {}`), []string{
-			`4:5: rules[0].listen: unknown key; one of name, scope, disabled, processes, dns, network, files, onUnknown`,
+			`4:5: rules[0].listen: unknown key; one of name, notes, scope, disabled, processes, dns, network, files, onUnknown`,
 		}},
 
 		{"version as a string", `version: "1"`, []string{`1:10: version: a string; want a decimal integer`}},

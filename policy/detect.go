@@ -1,0 +1,125 @@
+package policy
+
+import "slices"
+
+// detector is one detection: where its effect stands in a section of type S, and
+// what it looks for.
+type detector[S any] struct {
+	key       string // below the section
+	effect    func(*S) *Effect
+	detection Detection
+	kind      Kind  // of the events looked at
+	needs     Needs // what it asks about
+	rests     Needs // facts that, if they could not be had, make it hold
+	// late says that the fact is known only after the deed: to prevent it is
+	// out of reach.
+	late bool
+	// holds returns for people what was found, or "" for nothing. It
+	// allocates only when it found something.
+	holds func(*Event) string
+}
+
+// active is a check that a rule asks for.
+type active struct {
+	effect    Effect // Alert, Prevent or Block
+	detection Detection
+	kind      Kind
+	needs     Needs
+	rests     Needs
+	holds     func(*Event) string
+}
+
+// newChecks returns what section s asks for, the strictest first, and reports
+// faults under at. section is the effect that Inherit stands for.
+func newChecks[S any](s *S, table []detector[S], section *Effect, at string, f *faults) []active {
+	var list []active
+	reported := ""
+	for i := range table {
+		c := &table[i]
+		e := c.effect(s)
+		if e == nil {
+			continue
+		}
+		if *e > Inherit && reported != c.key {
+			reported = c.key // one key may stand for two detections
+			f.add(at+"."+c.key, "%d is not an effect; %s", uint8(*e), effectWords)
+		}
+		if effect := c.resolve(e, section); effect != Disable {
+			list = append(list, active{effect, c.detection, c.kind, c.needs, c.rests, c.holds})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b active) int { return severity(b.effect) - severity(a.effect) })
+	return list
+}
+
+// resolve returns what the effect e of c comes to in a section of that effect.
+func (c *detector[S]) resolve(e, section *Effect) Effect {
+	effect := *e
+	if effect == Inherit {
+		if section == nil {
+			return Disable // a fault, reported where it is missing
+		}
+		effect = *section
+	}
+	if c.late && effect == Prevent {
+		effect = Alert
+	}
+	return effect
+}
+
+// notes says which settings of s cannot be had.
+func notes[S any](s *S, table []detector[S], section *Effect, at string, f *faults) {
+	for i := range table {
+		c := &table[i]
+		e := c.effect(s)
+		if e == nil || !c.late || section == nil {
+			continue
+		}
+		if *e == Prevent || *e == Inherit && *section == Prevent {
+			f.add(at+"."+c.key, "alerts and cannot prevent: what a file holds is known after it was written")
+		}
+	}
+}
+
+// run returns the strictest finding of the checks if it is stricter than f,
+// and else f.
+func run(list []active, ev *Event, f finding) finding {
+	for i := range list {
+		c := &list[i]
+		if f.detection != NothingDetected && severity(c.effect) <= severity(f.effect) {
+			break
+		}
+		if c.kind != ev.Kind {
+			continue
+		}
+		if ev.Unsure&c.rests != 0 {
+			return finding{c.effect, c.detection, "it could not be found out that this is not so"}
+		}
+		if reason := c.holds(ev); reason != "" {
+			return finding{c.effect, c.detection, reason}
+		}
+	}
+	return f
+}
+
+// strictest returns the strictest effect of lists, if there are any, and
+// checks, and Disable if there is neither.
+func strictest(lists bool, effect Effect, checks []active) Effect {
+	strict := Disable
+	if lists {
+		strict = effect
+	}
+	if len(checks) > 0 && severity(checks[0].effect) > severity(strict) {
+		strict = checks[0].effect
+	}
+	return strict
+}
+
+// allNeeds joins what checks need.
+func allNeeds(checks []active) Needs {
+	var n Needs
+	for i := range checks {
+		n |= checks[i].needs
+	}
+	return n
+}

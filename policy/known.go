@@ -1,0 +1,151 @@
+package policy
+
+import "strings"
+
+// Programs by what they are for. A version at the end of a name (python3.12,
+// php-fpm8.2, xmrig-6.21) and its letter case do not count.
+var (
+	shells = words(`sh bash dash ash zsh ksh mksh lksh pdksh yash csh tcsh fish rbash rksh rzsh posh pwsh hush`)
+
+	interpreters = words(`python pypy perl ruby php lua luajit node nodejs deno bun tclsh wish expect awk gawk mawk nawk
+		guile Rscript groovy jshell`)
+
+	servers = words(`nginx openresty apache apache2 httpd lighttpd caddy haproxy envoy traefik varnishd squid uwsgi
+		php-fpm php-cgi unicorn gunicorn redis-server redis-sentinel valkey-server keydb-server memcached mysqld mariadbd
+		postgres mongod mongos named unbound dnsmasq dovecot exim exim4 vsftpd proftpd pure-ftpd slapd smbd mosquitto
+		beam.smp nats-server etcd influxd clickhouse-server`)
+
+	packageManagers = words(`apt apt-get aptitude dpkg apk yum dnf microdnf tdnf rpm zypper pacman snap pip pipx easy_install
+		npm npx pnpm yarn gem cargo conda`)
+
+	lateralTools = words(`nc ncat netcat nc.traditional nc.openbsd socat cryptcat pwncat pwncat-cs nmap zenmap masscan zmap
+		rustscan fscan naabu hydra medusa ncrack patator crackmapexec netexec nxc evil-winrm psexec psexec.py smbexec.py
+		wmiexec.py dcomexec.py atexec.py secretsdump.py enum4linux responder chisel ligolo ligolo-ng frpc frps gost
+		rpivot proxychains sshuttle sshpass kubeletctl peirates botb deepce.sh linpeas.sh linpeas linenum.sh traitor`)
+
+	miners = words(`xmrig xmrig-notls xmrigdaemon xmrigminer xmr-stak xmr-stak-cpu xmr-stak-rx minerd cpuminer cpuminer-multi
+		cpuminer-opt ethminer ethdcrminer64 cgminer bfgminer sgminer ccminer nbminer t-rex trexminer lolminer phoenixminer
+		gminer teamredminer nanominer nheqminer minergate minergate-cli srbminer srbminer-multi wildrig wildrig-multi
+		bminer ewbf excavator claymore kawpowminer progminer astrominer randomxminer p2pool moneroocean c3pool
+		kinsing kdevtmpfsi kthreaddi watchbog sysrv dbused dovecat xmrminer cryptonight`)
+)
+
+// pools are the domains of mining pools, each with all below it.
+var pools = words(`2miners.com antpool.com c3pool.com c3pool.org coinotron.com crypto-pool.fr dwarfpool.com ethermine.org
+	ethpool.org f2pool.com flexpool.io flypool.org hashvault.pro herominers.com hiveon.net k1pool.com kryptex.network
+	luxor.tech minergate.com minexmr.com minexmr.to miningocean.org miningpoolhub.com moneroocean.stream monerohash.com
+	nanopool.org nicehash.com poolin.com poolbinance.com prohashing.com ravenminer.com skypool.org slushpool.com
+	sparkpool.com supportxmr.com suprnova.cc unmineable.com uupool.cn viabtc.com xmrpool.eu xmrpool.net xmr-pool.net
+	xmrfast.com woolypooly.com zergpool.com zpool.ca`)
+
+// poolPorts are ports that pools listen on and little else does.
+var poolPorts = map[uint16]bool{
+	3333: true, 3334: true, 3335: true, 3336: true, 5555: true, 7777: true, 9999: true, 10128: true, 10300: true,
+	10343: true, 13333: true, 14433: true, 14444: true, 17777: true, 20535: true, 20580: true, 45560: true, 45700: true,
+}
+
+func words(s string) map[string]struct{} {
+	set := make(map[string]struct{})
+	for _, w := range strings.Fields(s) {
+		set[strings.ToLower(w)] = struct{}{}
+	}
+	return set
+}
+
+// knows reports whether a base name is in set, whatever its letter case and
+// the version at its end.
+func knows(set map[string]struct{}, name string) bool {
+	var buf [48]byte
+	if name == "" || len(name) > len(buf) {
+		return false
+	}
+	lower := buf[:0]
+	for i := range len(name) {
+		c := name[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		lower = append(lower, c)
+	}
+	if _, ok := set[string(lower)]; ok {
+		return true
+	}
+	end := len(lower)
+	for end > 0 && (lower[end-1] == '.' || lower[end-1] == '-' || '0' <= lower[end-1] && lower[end-1] <= '9') {
+		end--
+	}
+	_, ok := set[string(lower[:end])]
+	return ok
+}
+
+// called returns a name of p that is in set, for people, or "". All its names
+// count: as typed and resolved, applet, interpreters, behind a loader.
+func (p *Program) called(set map[string]struct{}) string {
+	for i := 0; ; {
+		name, next := p.name(i)
+		if next < 0 {
+			return ""
+		}
+		if knows(set, name) {
+			return name
+		}
+		i = next
+	}
+}
+
+// name returns the first base name of p from position i on and the position
+// behind it, which is -1 if there is none.
+func (p *Program) name(i int) (name string, next int) {
+	for ; i < 4+len(p.Interpreters); i++ {
+		switch i {
+		case 0:
+			name = base(p.Path)
+		case 1:
+			if p.Typed != p.Path {
+				name = base(p.Typed)
+			}
+		case 2:
+			name = p.Applet
+		case 3:
+			name = base(p.Loaded)
+		default:
+			name = base(p.Interpreters[i-4])
+		}
+		if name != "" {
+			return name, i + 1
+		}
+	}
+	return "", -1
+}
+
+// pool returns the mining pool that a host belongs to, or "".
+func pool(host string) string {
+	end := len(host)
+	for range poolLabels {
+		dot := strings.LastIndexByte(host[:end], '.')
+		if _, ok := pools[host[dot+1:]]; ok {
+			return host[dot+1:]
+		}
+		if dot < 0 {
+			return ""
+		}
+		end = dot
+	}
+	return ""
+}
+
+// poolLabels is how many labels a pool's domain has at most.
+const poolLabels = 2
+
+// descends returns the program of set that p runs or descends from, or "".
+func (p *Process) descends(set map[string]struct{}) string {
+	if knows(set, base(p.Path)) {
+		return p.Path
+	}
+	for i := range p.Ancestors {
+		if knows(set, base(p.Ancestors[i].Path)) {
+			return p.Ancestors[i].Path
+		}
+	}
+	return ""
+}

@@ -1,0 +1,238 @@
+package policy
+
+import "strings"
+
+// processChecks are the detections of a ProcessesSection.
+var processChecks = []detector[ProcessesSection]{
+	{key: "detect.modified", detection: ModifiedProcess, kind: Launch, needs: NeedModified, rests: NeedModified,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.Modified },
+		holds:  flag(func(p *Program) bool { return p.Modified }, " was written after the target had started")},
+	{key: "detect.newBinaries", detection: NewProcess, kind: Launch, needs: NeedModified, rests: NeedModified,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.NewBinaries },
+		holds:  flag(func(p *Program) bool { return p.New }, " was made after the target had started")},
+	{key: "detect.alteredPackages", detection: AlteredBinary, kind: Launch, needs: NeedPackages, rests: NeedPackages,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.AlteredPackages },
+		holds:  flag(func(p *Program) bool { return p.Altered }, " is not as its package recorded it")},
+	{key: "detect.cryptoMiners", detection: CryptoMiner, kind: Launch, needs: NeedArgv,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.CryptoMiners },
+		holds:  func(ev *Event) string { return miner(&ev.Program) }},
+	{key: "detect.reverseShell", detection: ReverseShell, kind: Launch, needs: NeedArgv | NeedRemoteIO,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.ReverseShell },
+		holds:  func(ev *Event) string { return reverseShell(&ev.Program, ev.Unsure&NeedRemoteIO != 0) }},
+	{key: "detect.lateralMovement", detection: LateralMovement, kind: Launch,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.LateralMovement },
+		holds: func(ev *Event) string {
+			if name := ev.Program.called(lateralTools); name != "" {
+				return quote(name) + " is a tool for moving from machine to machine"
+			}
+			return ""
+		}},
+	{key: "detect.fileless", detection: Fileless, kind: Launch, needs: NeedFileless, rests: NeedFileless,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.Fileless },
+		holds:  flag(func(p *Program) bool { return p.Fileless }, " is in memory or deleted: no name leads to it")},
+	{key: "detect.writablePath", detection: WritablePath, kind: Launch, needs: NeedWritable, rests: NeedWritable,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.WritablePath },
+		holds:  flag(func(p *Program) bool { return p.Writable }, " lies where anybody may write")},
+	{key: "detect.setUID", detection: SetUID, kind: Launch, needs: NeedSetUID, rests: NeedSetUID,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.SetUID },
+		holds:  flag(func(p *Program) bool { return p.SetUID }, " gains privileges when it starts")},
+	{key: "detect.shellsFromServers", detection: WebShell, kind: Launch, needs: NeedSubject | NeedAncestry,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.ShellsFromServers },
+		holds:  func(ev *Event) string { return fromServer(ev, shells) }},
+	{key: "detect.packageManagersFromServers", detection: UnexpectedProcess, kind: Launch, needs: NeedSubject | NeedAncestry,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.PackageManagersFromServers },
+		holds:  func(ev *Event) string { return fromServer(ev, packageManagers) }},
+	{key: "detect.onlyMainProcess", detection: UnexpectedProcess, kind: Launch, needs: NeedMain, rests: NeedMain,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.OnlyMainProcess },
+		holds: func(ev *Event) string {
+			if ev.Program.Main {
+				return ""
+			}
+			return effective(&ev.Program) + " is not the main process"
+		}},
+}
+
+// flag looks at one fact of the program.
+func flag(has func(*Program) bool, what string) func(*Event) string {
+	return func(ev *Event) string {
+		if has(&ev.Program) {
+			return effective(&ev.Program) + what
+		}
+		return ""
+	}
+}
+
+// fromServer finds a program of set that a server started, by itself or
+// through others.
+func fromServer(ev *Event, set map[string]struct{}) string {
+	name := ev.Program.called(set)
+	if name == "" {
+		return ""
+	}
+	if ev.Subject.Path == "" || ev.Unsure&(NeedSubject|NeedAncestry) != 0 {
+		return quote(name) + " was started by a program that is not known"
+	}
+	if server := ev.Subject.descends(servers); server != "" {
+		return quote(name) + " was started by the server " + quote(server)
+	}
+	return ""
+}
+
+// miner finds a crypto miner by its name, its options, or the pool it is to
+// work for.
+func miner(p *Program) string {
+	if name := p.called(miners); name != "" {
+		return quote(name) + " is a crypto miner"
+	}
+	algorithm := false // the argument before announced one
+	for _, arg := range p.Command {
+		if strings.Contains(arg, "stratum") && (strings.Contains(arg, "stratum+") || strings.Contains(arg, "stratum1+") ||
+			strings.Contains(arg, "stratum2+") || strings.Contains(arg, "stratum://") || strings.Contains(arg, "stratums://")) {
+			return "an argument is the address of a mining pool (stratum)"
+		}
+		if option := minerOption(arg); option != "" {
+			return "option " + quote(option) + " is a crypto miner's"
+		}
+		value := arg
+		if rest, ok := strings.CutPrefix(arg, "--algo="); ok {
+			value, algorithm = rest, true
+		}
+		if algorithm && minerAlgorithm(value) {
+			return "algorithm " + quote(value) + " is a crypto miner's"
+		}
+		algorithm = arg == "-a" || arg == "--algo" || arg == "--coin"
+		if host := poolIn(arg); host != "" {
+			return "an argument is the address of the mining pool " + host
+		}
+	}
+	return ""
+}
+
+var minerOptions = []string{
+	"--donate-level", "--donate-over-proxy", "--randomx-", "--cpu-max-threads-hint", "--nicehash", "--coin=monero",
+	"--coin monero", "--rig-id", "--cuda-bfactor-hint", "--opencl-platform=", "--asm=ryzen", "--astrobwt-",
+}
+
+// minerOption finds an option that only miners have. It may stand anywhere in
+// an argument: sh -c takes a whole command as one.
+func minerOption(arg string) string {
+	for {
+		at := strings.Index(arg, "--")
+		if at < 0 || at+2 == len(arg) {
+			return ""
+		}
+		arg = arg[at:]
+		for _, option := range minerOptions {
+			if arg[2] == option[2] && strings.HasPrefix(arg, option) {
+				return option
+			}
+		}
+		arg = arg[2:]
+	}
+}
+
+func minerAlgorithm(s string) bool {
+	for _, prefix := range []string{"rx/", "cn/", "cn-", "cryptonight", "randomx", "argon2/", "astrobwt", "kawpow", "ethash", "etchash", "ghostrider", "autolykos", "equihash", "monero"} {
+		if strings.HasPrefix(s, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// poolIn finds a pool's host and a port behind it in an argument, as miners
+// are given them: pool.supportxmr.com:3333. A URL without a port may be read
+// by anybody.
+func poolIn(arg string) string {
+	for from := 0; ; {
+		colon := strings.IndexByte(arg[from:], ':')
+		if colon < 0 {
+			return ""
+		}
+		end := from + colon
+		from = end + 1
+		if from == len(arg) || arg[from] < '0' || arg[from] > '9' {
+			continue
+		}
+		start := end
+		for start > 0 && hostByte(arg[start-1]) {
+			start--
+		}
+		if host := pool(arg[start:end]); host != "" {
+			return host
+		}
+	}
+}
+
+func hostByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '.' || c == '-'
+}
+
+// reverseShell finds a shell whose keyboard is another machine, or a command
+// that makes one.
+func reverseShell(p *Program, unsure bool) string {
+	shell := p.called(shells)
+	script := p.called(interpreters)
+	if (p.RemoteIO || unsure) && (shell != "" || script != "") {
+		return effective(p) + " reads from or writes to another machine"
+	}
+	relay := ""
+	switch {
+	case shell != "":
+		for _, arg := range p.Command {
+			if strings.Contains(arg, "/dev/tcp/") || strings.Contains(arg, "/dev/udp/") {
+				return "the command connects " + quote(shell) + " to another machine (/dev/tcp)"
+			}
+		}
+	case script != "":
+		for _, arg := range p.Command {
+			if dials(arg) && handsOver(arg) {
+				return "the command connects a shell to another machine by a socket"
+			}
+		}
+	default:
+		relay = p.called(relays)
+	}
+	if relay == "" {
+		return ""
+	}
+	for i, arg := range p.Command {
+		switch {
+		case knows(socats, relay):
+			if strings.HasPrefix(arg, "EXEC:") || strings.HasPrefix(arg, "exec:") || strings.HasPrefix(arg, "SYSTEM:") || strings.HasPrefix(arg, "system:") {
+				return quote(relay) + " connects a program to another machine (" + quote(arg) + ")"
+			}
+		case strings.HasPrefix(arg, "--exec"), strings.HasPrefix(arg, "--sh-exec"), strings.HasPrefix(arg, "--lua-exec"):
+			return quote(relay) + " connects a program to another machine (" + quote(arg) + ")"
+		case len(arg) > 1 && arg[0] == '-' && arg[1] != '-' && (arg[len(arg)-1] == 'e' || arg[len(arg)-1] == 'c') &&
+			i+1 < len(p.Command) && knows(shells, base(firstWord(p.Command[i+1]))):
+			return quote(relay) + " connects " + quote(p.Command[i+1]) + " to another machine"
+		}
+	}
+	return ""
+}
+
+var (
+	relays = words(`nc ncat netcat nc.traditional nc.openbsd socat cryptcat pwncat`)
+	socats = words(`socat`)
+)
+
+func firstWord(s string) string {
+	word, _, _ := strings.Cut(s, " ")
+	return word
+}
+
+// dials reports whether a one-line program opens a connection.
+func dials(code string) bool {
+	return strings.Contains(code, "ocket") || strings.Contains(code, "fsockopen") || strings.Contains(code, "/inet/tcp") || strings.Contains(code, "net.connect")
+}
+
+// handsOver reports whether a one-line program gives a connection to a shell.
+func handsOver(code string) bool {
+	for _, sign := range []string{"dup2", "pty.spawn", "/bin/sh", "/bin/bash", "/bin/ash", "sh -i", ">&S", "<&3"} {
+		if strings.Contains(code, sign) {
+			return true
+		}
+	}
+	return false
+}
