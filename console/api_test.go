@@ -486,9 +486,9 @@ func TestCompatiblePolicy(t *testing.T) {
 	const path = "/api/v34.04/policies/runtime/app-embedded"
 	b.do("PUT", path, `{"rules":[{"name":"my-rule","collections":[{"name":"All"}],"dns":{"effect":"alert"}}]}`, editor).into(t, 200, nil)
 	var notes struct{ Notes []string }
-	b.do("POST", path, `{"name":"seed","collections":[{"name":"c","containers":["sample-task"]}],
+	b.do("POST", path, `{"name":"seed","owner":"admin","collections":[{"name":"c","containers":["sample-task"]}],
 		"processes":{"effect":"prevent","blacklist":["mkdir"]},"dns":{"effect":"prevent","whitelist":["gmail.com"]}}`, editor).into(t, 200, &notes)
-	if len(notes.Notes) != 1 || !strings.Contains(notes.Notes[0], "skipModified") {
+	if len(notes.Notes) != 1 || !strings.Contains(notes.Notes[0], "owner") {
 		t.Errorf("notes %q", notes)
 	}
 	p, err := b.Policy()
@@ -503,8 +503,8 @@ func TestCompatiblePolicy(t *testing.T) {
 		t.Errorf("what was read is not taken: %d %s", again.status, again.body)
 	}
 	var e errorBody
-	b.do("PUT", path, `{"rules":[{"name":"x","collections":[{"name":"All"}],"advancedProtection":true,"processes":{"effect":"alert","checkCryptoMiners":true}}]}`, editor).into(t, 400, &e)
-	if len(e.Faults) != 2 || e.Faults[0].Path != "rules[0].advancedProtection" || e.Faults[1].Path != "rules[0].processes.checkCryptoMiners" {
+	b.do("PUT", path, `{"rules":[{"name":"x","collections":[{"name":"All"}],"wildFireAnalysis":"alert","processes":{"effect":"alert","whitelist":["a/b"]}}]}`, editor).into(t, 400, &e)
+	if len(e.Faults) != 2 || e.Faults[0].Path != "rules[0].wildFireAnalysis" || e.Faults[1].Path != "rules[0].processes.whitelist[0]" {
 		t.Errorf("faults %+v", e)
 	}
 	b.do("POST", path, `{"name":"seed","collections":[{"name":"All"}]}`, editor).into(t, 400, nil)

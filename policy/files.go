@@ -213,7 +213,7 @@ func checkDigest(entry, digest string) error {
 	case strings.HasPrefix(digest, md5Prefix):
 		return checkHex(entry, digest[len(md5Prefix):], 32)
 	}
-	return fmt.Errorf("%q is no digest; it begins with sha256: or md5:", entry)
+	return fmt.Errorf("%q is no digest; write it as \"sha256:…\" or \"md5:…\"", entry)
 }
 
 // has reports whether the file is on the list, and by which name.
