@@ -64,7 +64,7 @@ func (c *importer) validate(p *policy.Policy, cut string) {
 			{"files.allow", "filesystem.whitelist"}, {"files.deny", "filesystem.blacklist"},
 			{"network.outbound.allowPorts", "network.whitelistOutboundPorts"}, {"network.outbound.denyPorts", "network.blacklistOutboundPorts"},
 			{"network.outbound.allow", "network.whitelistIPs"}, {"network.outbound.deny", "network.blacklistIPs"},
-			{".allow", ".whitelist"}, {".deny", ".blacklist"},
+			{".allow", ".whitelist"}, {".exempt", ".whitelist"}, {".deny", ".blacklist"},
 		} {
 			if strings.Contains(path, r[0]) {
 				path = strings.Replace(path, r[0], r[1], 1)
