@@ -217,7 +217,7 @@ func (d *Defender) summarize() {
 func (d *Defender) chooseBackend() error {
 	defer early.DismissProbes()
 	var err error
-	d.levels, err = SelfTest(d.cfg.Supervisor, d.cfg.FileMonitoring)
+	d.levels, err = selfTest(d.cfg.Supervisor, d.cfg.FileMonitoring)
 	switch {
 	case d.levels.Backend == supervisor.Observe && !d.cfg.FailOpen && d.refuses():
 		if err == nil {
@@ -242,34 +242,48 @@ func (d *Defender) chooseBackend() error {
 	return nil
 }
 
-// SelfTest tries backends, the best first, or only the named one ("" and
-// "auto" name none). The error says why a better one does not work; with one
-// that was named, the level is then to observe.
-func SelfTest(name string, files bool) (supervisor.Levels, error) {
-	observe := supervisor.Levels{Backend: supervisor.Observe, Lost: []supervisor.Lost{{
-		What: "nothing can be refused: only lookups are judged and processes that live long enough are seen",
-	}}}
+// backends are the ways to supervise, the best first.
+var backends = []supervisor.Backend{supervisor.ByNotify, supervisor.ByPtrace}
+
+// observeOnly is what is left where no backend works.
+var observeOnly = supervisor.Levels{Backend: supervisor.Observe, Lost: []supervisor.Lost{{
+	What: "nothing can be refused: lookups are judged, and of processes only those that live long enough to be seen",
+}}}
+
+// selfTest tries the named backend, or all for "" and "auto", until one works.
+// The error says why those before it do not.
+func selfTest(name string, files bool) (supervisor.Levels, error) {
 	var errs []error
-	for n, by := range []supervisor.Backend{supervisor.ByNotify, supervisor.ByPtrace} {
+	for n, by := range backends {
 		if name != "" && name != "auto" && name != string(by) {
 			continue
 		}
-		prog, err := supervisor.BuildFilter(supervisor.Self{
-			Supervisor: os.Getpid(), Family: early.Family(), Groups: supervisor.OurGroups(),
-		}, by, files)
-		if err == nil {
-			err = early.SetFilter(prog, by == supervisor.ByPtrace)
-		}
-		levels := observe
-		if err == nil {
-			levels, err = supervisor.SelfTest(by, early.Probe(n))
-		}
+		levels, err := try(n, files)
 		if err == nil {
 			return levels, errors.Join(errs...)
 		}
-		errs = append(errs, fmt.Errorf("%s: %w: %w", by, supervisor.ErrNotSupported, err))
+		errs = append(errs, err)
 	}
-	return observe, errors.Join(errs...)
+	return observeOnly, errors.Join(errs...)
+}
+
+// try has probe n test backend n, and leaves its filter for the stage.
+func try(n int, files bool) (supervisor.Levels, error) {
+	by := backends[n]
+	prog, err := supervisor.BuildFilter(supervisor.Self{
+		Supervisor: os.Getpid(), Family: early.Family(), Groups: supervisor.OurGroups(),
+	}, by, files)
+	if err == nil {
+		err = early.SetFilter(prog, by == supervisor.ByPtrace)
+	}
+	var levels supervisor.Levels
+	if err == nil {
+		levels, err = supervisor.SelfTest(by, early.Probe(n))
+	}
+	if err != nil {
+		return observeOnly, fmt.Errorf("%s: %w: %w", by, supervisor.ErrNotSupported, err)
+	}
+	return levels, nil
 }
 
 func (d *Defender) refuses() bool {

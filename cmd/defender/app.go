@@ -39,7 +39,7 @@ func (a *app) cli() *cli.App {
 		// Errors are printed once, by main.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   usageError,
-		Commands:       []*cli.Command{a.run(), installCommand(a.out), healthcheckCommand(a.out), a.version()},
+		Commands:       []*cli.Command{a.run(), checkCommand(a.out), installCommand(a.out), healthcheckCommand(a.out), a.version()},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return fmt.Errorf("unknown command %q; try %q", c.Args().First(), "defender run -- "+strings.Join(c.Args().Slice(), " "))

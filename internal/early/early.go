@@ -1,6 +1,6 @@
 // Package early runs the processes that must exist before the Go runtime
 // does. A constructor in C forks them when the program was started as
-// "PROGRAM run …", in microseconds, where a re-executed Go program takes
+// "PROGRAM run …" (or "check", for the probes alone), in microseconds, where a re-executed Go program takes
 // milliseconds; and what was forked before Go has changed nothing: signals,
 // limits and descriptors are those we were started with.
 //
@@ -36,6 +36,10 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// Probed reports whether the probes exist: whether the program was started
+// with "run" or "check" as its first argument.
+func Probed() bool { return C.early_page != nil && C.early_page.probe[0].pid > 0 }
 
 // Available reports whether the early processes exist: that is, whether the
 // program was started with "run" as its first argument.

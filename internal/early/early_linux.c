@@ -523,14 +523,29 @@ static int open_line(int line[2])
 	return 0;
 }
 
-// Start-up of every program that links this package; it acts only on "run".
+static void fork_probes(pid_t self)
+{
+	pid_t pid;
+	int i;
+
+	for (i = 0; i < EARLY_PROBES; i++) {
+		pid = fork_sharing_files();
+		if (pid == 0)
+			probe(self, &early_page->probe[i]);
+		early_page->probe[i].pid = pid;
+	}
+}
+
+// Start-up of every program that links this package; it acts only on "run",
+// and on "check", which has nothing but probes.
 __attribute__((constructor)) static void early(int argc, char **argv, char **envp)
 {
 	sigset_t all, before;
 	int i, line[2] = {-1, -1}, watching[2] = {-1, -1};
 	pid_t pid, self;
+	int check = argc > 1 && strcmp(argv[1], "check") == 0;
 
-	if (argc < 2 || strcmp(argv[1], "run") != 0)
+	if (!check && (argc < 2 || strcmp(argv[1], "run") != 0))
 		return;
 	our_argv = argv;
 	our_envp = envp;
@@ -545,9 +560,14 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 	// Not dumpable: our memory, environment and descriptors are closed to
 	// every process without CAP_SYS_PTRACE, also to one of our own user.
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	early_page->guardian_sock = early_page->watcher_sock = -1;
 	early_page->group = getpgrp();
+	if (check) {
+		early_page->supervisor = getpid();
+		fork_probes(getpid());
+		return;
+	}
+	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 
 	// As the first process of a container, our death is the container's.
 	if (getpid() != 1 && open_line(line) == 0) {
@@ -584,12 +604,7 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 	if (pid == 0)
 		stage(self);
 	early_page->stage.pid = pid;
-	for (i = 0; i < EARLY_PROBES; i++) {
-		pid = fork_sharing_files();
-		if (pid == 0)
-			probe(self, &early_page->probe[i]);
-		early_page->probe[i].pid = pid;
-	}
+	fork_probes(self);
 }
 
 static void nothing(int sig) { (void)sig; }

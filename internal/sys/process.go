@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"fmt"
 	"syscall"
 	"unsafe"
 
@@ -93,4 +94,18 @@ func Sendmsg(fd int, m *Message, flags int) (int, error) {
 		return 0, e
 	}
 	return int(n), nil
+}
+
+// LandlockNet returns an error unless Landlock can restrict TCP
+// (landlock(7), ABI 4).
+func LandlockNet() error {
+	const version = 1 // LANDLOCK_CREATE_RULESET_VERSION
+	abi, _, e := unix.RawSyscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, version)
+	if e != 0 {
+		return e
+	}
+	if abi < 4 {
+		return fmt.Errorf("its version is %d", abi)
+	}
+	return nil
 }
