@@ -158,6 +158,9 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 	if err := d.startTarget(path); err != nil {
 		return ExitFailed, err
 	}
+	observing, stopObserving := context.WithCancel(ctx)
+	defer stopObserving()
+	go d.observe(observing)
 	select {
 	case <-d.target.Done():
 	case <-d.guardianGone():
