@@ -83,7 +83,7 @@ type Spool struct {
 	written  int64  // bytes since the last look at the disk
 	refused  uint64 // position of a record that the Console does not take
 	fallen   bool   // records wait in memory though there is a home
-	said     bool   // that the spool is full
+	full     bool   // until something of it is gone
 	unsynced bool   // said that the disk does not take what is written
 	closed   bool
 	news     []string // for tell, once mu is free
@@ -252,11 +252,12 @@ func (s *Spool) confess(need int64) bool {
 	if s.state.Lost > 0 {
 		need += standIns
 	}
+	if s.full {
+		return false // or a small record would still fit now and then, and a confession after it
+	}
 	if !s.room(need) {
-		if !s.said {
-			s.said = true
-			s.say("the audit spool is full: new records are lost until the Console takes old ones")
-		}
+		s.full = true
+		s.say("the audit spool is full: new records are lost until the Console takes old ones")
 		return false
 	}
 	if s.state.Lost == 0 {
@@ -266,7 +267,7 @@ func (s *Spool) confess(need int64) bool {
 	if err != nil || !s.append(line) {
 		return false
 	}
-	s.state.Lost, s.changed, s.said = 0, true, false
+	s.state.Lost, s.changed = 0, true
 	return true
 }
 
@@ -376,7 +377,7 @@ func (s *Spool) rise() {
 		}
 		s.segments = append(s.segments, seg)
 	}
-	s.fallen, s.written = false, 0
+	s.fallen, s.full, s.written = false, false, 0
 	s.say("audit records go to %q again", s.home.path)
 }
 
@@ -464,6 +465,7 @@ func (s *Spool) drop(sequence uint64) {
 			s.home.remove(seg)
 		}
 		s.segments = s.segments[1:]
+		s.full = s.full && !s.room(standIns)
 	}
 	if s.state.Lost > 0 && s.confess(0) {
 		select {
