@@ -10,9 +10,10 @@
 // What is not understood is an error with its path; no container is left
 // unprotected unless the options name it.
 //
-// How a definition is read and edited (json.go, encode.go) knows nothing of
-// what protection is (task.go, remove.go), so that another notation of the
-// same thing, CloudFormation's for one, needs another editor only.
+// A definition becomes a tree that knows where each value stands (json.go,
+// yaml.go) and is edited by cutting and inserting text (tree.go, encode.go).
+// What protection is, and how it is taken out again, is said once (embed.go);
+// a dialect says how a platform writes it (ecs.go).
 package inject
 
 import "time"
@@ -66,12 +67,5 @@ var ours = map[string]bool{
 	envConsole: true, envToken: true, envCA: true, envPolicy: true,
 	envAppID: true, envContainer: true, envImage: true, envDataDir: true, envWait: true,
 }
-
-// Labels of the sidecar.
-const (
-	labelVersion = "appdefender.version"         // of the tool that embedded
-	labelHash    = "appdefender.original-sha256" // of the definition before
-	labelState   = "appdefender.state"           // what Remove needs, see state
-)
 
 const tracing = "SYS_PTRACE"

@@ -51,7 +51,7 @@ func TestTask(t *testing.T) {
 	for _, name := range []string{"seed", "web", "shell", "shop", "minified"} {
 		t.Run(name, func(t *testing.T) {
 			in := read(t, name+".json")
-			out, rep, err := Task(in, options(name))
+			out, rep, err := Embed(TaskDefinition, in, options(name))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,12 +66,12 @@ func TestTask(t *testing.T) {
 			}
 			intended(t, in, out, rep)
 
-			back, undone, err := Remove(out)
+			back, undone, err := Remove(TaskDefinition, out)
 			if err != nil || !bytes.Equal(back, in) || !undone.Exact {
 				t.Errorf("Remove: err %v, exact %v:\n%s", err, undone != nil && undone.Exact, cmp.Diff(string(in), string(back)))
 			}
 			for what, o := range map[string]Options{"same options": options(name), "no options": {Version: "1.0"}} {
-				again, rep, err := Task(out, o)
+				again, rep, err := Embed(TaskDefinition, out, o)
 				if err != nil || !bytes.Equal(again, out) || len(rep.Changed) > 0 {
 					t.Errorf("protected twice with %s: err %v, changed %v:\n%s", what, err, rep, cmp.Diff(string(out), string(again)))
 				}
@@ -91,7 +91,7 @@ func intended(t *testing.T, in, out []byte, rep *Report) {
 			continue
 		}
 		if !slices.ContainsFunc([]string{
-			"/entryPoint", "/environment", "/secrets", "/volumesFrom", "/dependsOn", "/linuxParameters",
+			"/entryPoint", "/environment", "/secrets", "/volumesFrom", "/dependsOn", "/linuxParameters", "/healthCheck",
 		}, func(key string) bool {
 			return strings.Contains(path, key)
 		}) {
@@ -147,15 +147,15 @@ func flatten(t *testing.T, data []byte) map[string]string {
 }
 
 func TestArgv(t *testing.T) {
-	_, rep, err := Task(read(t, "shop.json"), options("shop"))
+	_, rep, err := Embed(TaskDefinition, read(t, "shop.json"), options("shop"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []Container{
-		{Name: "api", Image: "111122223333.dkr.ecr.us-east-1.amazonaws.com/api:1.2.3", Argv: []string{"dumb-init", "--", "node", "server.js"}},
-		{Name: "proxy", Image: "nginx:1.25", Argv: []string{"/docker-entrypoint.sh", "nginx", "-g", "daemon off;"}},
-		{Name: "cron", Image: "ubuntu", Argv: []string{"cron", "-f"}},
-		{Name: "log_router", Image: "fluent-bit", Skipped: true},
+		{Group: "shop", Name: "api", Image: "111122223333.dkr.ecr.us-east-1.amazonaws.com/api:1.2.3", Argv: []string{"dumb-init", "--", "node", "server.js"}},
+		{Group: "shop", Name: "proxy", Image: "nginx:1.25", Argv: []string{"/docker-entrypoint.sh", "nginx", "-g", "daemon off;"}},
+		{Group: "shop", Name: "cron", Image: "ubuntu", Argv: []string{"cron", "-f"}},
+		{Group: "shop", Name: "log_router", Image: "fluent-bit", Skipped: true},
 	}
 	if d := cmp.Diff(want, rep.Containers); d != "" {
 		t.Error(d)
@@ -165,7 +165,7 @@ func TestArgv(t *testing.T) {
 func TestAppID(t *testing.T) {
 	o := options("seed")
 	o.AppID = ""
-	first, rep, err := Task(read(t, "seed.json"), o)
+	first, rep, err := Embed(TaskDefinition, read(t, "seed.json"), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestAppID(t *testing.T) {
 	}
 	// It is kept, whatever else changes.
 	o.DefenderImage = "registry.example.com/defender:2.0"
-	second, rep2, err := Task(first, o)
+	second, rep2, err := Embed(TaskDefinition, first, o)
 	if err != nil || rep2.AppID != rep.AppID {
 		t.Errorf("App ID %q became %q: %v", rep.AppID, rep2.AppID, err)
 	}
@@ -197,40 +197,41 @@ func TestFaults(t *testing.T) {
 		name, in string
 		want     []string // the beginning of each fault
 	}{
-		{"not JSON", "{\n \"a\": 1,}", []string{`is not JSON: line 2, column 9: invalid character '}'`}},
+		{"not JSON", "{\n \"a\": 1,}", []string{`is not JSON: invalid character '}'`}},
 		{"not UTF-8", "\"\xff\"", []string{"is not UTF-8"}},
-		{"a list", "[]", []string{"is a list; give the whole task definition"}},
+		{"a list", "[]", []string{"is a list, not a task definition"}},
 		{"a word", "true", []string{"is a boolean, not a task definition"}},
 		{"described", `{"taskDefinition": {}}`, []string{`taskDefinition: is what "describe-task-definition" wraps`}},
-		{"CloudFormation", `{"Type": "AWS::ECS::TaskDefinition", "Properties": {}}`, []string{"is a CloudFormation template"}},
+		{"CloudFormation", `{"Type": "AWS::ECS::TaskDefinition", "Properties": {}}`, []string{"is CloudFormation, not a task definition"}},
 		{"no container", `{"containerDefinitions": []}`, []string{"containerDefinitions: missing or empty"}},
 		{"nearly a key", definition(`, "EntryPoint": ["x"]`, ""), []string{at + `.EntryPoint: is not the key "entryPoint", but nearly`}},
 		{"a key twice", definition(entry+entry, ""), []string{at + ".entryPoint: is there twice"}},
 		{"a key twice, escaped", definition(entry+`, "entry\u0050oint": ["y"]`, ""), []string{at + ".entryPoint: is there twice"}},
 		{
 			"two of a name", `{"family": "f", "containerDefinitions": [{"name": "a", "image": "i", "entryPoint": ["x"]}, {"name": "a", "image": "i", "entryPoint": ["x"]}]}`,
-			[]string{`containerDefinitions[1].name: "a" is there twice`},
+			[]string{`containerDefinitions[1]: "a" is there twice`},
 		},
 		{"wrong types, all told", definition(`, "entryPoint": "x", "command": [1], "environment": {}`, `"runtimePlatform": [], `), []string{
 			"runtimePlatform: is a list, not an object", at + ".entryPoint: is a string, not a list", at + ".command[0]: is a number, not a string",
 			at + ".environment: is an object, not a list",
 		}},
 		{"no name", `{"family": "f", "containerDefinitions": [{"entryPoint": ["x"]}]}`, []string{at + ".name: missing", at + ".image: missing"}},
-		{"an empty program", definition(`, "entryPoint": [""]`, ""), []string{at + ".entryPoint[0]: is empty"}},
+		{"an empty program", definition(`, "entryPoint": [""]`, ""), []string{at + ".entryPoint: begins with an empty word"}},
 		{"Windows", definition(entry, `"runtimePlatform": {"operatingSystemFamily": "WINDOWS_SERVER_2022_CORE"}, `), []string{"runtimePlatform.operatingSystemFamily: "}},
+		{"machines of one's own", definition(entry, `"requiresCompatibilities": ["EC2", "EXTERNAL"], `), []string{"requiresCompatibilities: is without FARGATE"}},
 		{"an unknown processor", definition(entry, `"runtimePlatform": {"cpuArchitecture": "RISCV"}, `), []string{`runtimePlatform.cpuArchitecture: there is no defender for "RISCV"`}},
 		{"nothing known of the image", definition("", ""), []string{at + `: "web" has neither entryPoint nor command, so what it starts is in its image "nginx"`}},
 		{"empty is unset", definition(`, "entryPoint": [], "command": null`, ""), []string{at + `: "web" has neither entryPoint nor command`}},
 		{"a command alone", definition(`, "command": ["nginx"]`, ""), []string{at + `: "web" has no entryPoint, so what it starts`}},
-		{"our variable", definition(entry+`, "environment": [{"name": "DEFENDER_CONSOLE", "value": "https://evil.test"}]`, ""), []string{at + ".environment[0]: sets DEFENDER_CONSOLE"}},
+		{"our variable", definition(entry+`, "environment": [{"name": "DEFENDER_CONSOLE", "value": "https://evil.test"}]`, ""), []string{at + ".environment[0].value: sets DEFENDER_CONSOLE"}},
 		{"our variable, secret", definition(entry+`, "secrets": [{"name": "DEFENDER_POLICY", "valueFrom": "x"}]`, ""), []string{at + ".secrets[0]: sets DEFENDER_POLICY"}},
 		{"our volume", definition(entry+`, "mountPoints": [{"containerPath": "/var/lib/appdefender/"}]`, ""), []string{at + ".mountPoints[0].containerPath: "}},
 		{"our container's name", strings.Replace(definition(entry, ""), "web", Sidecar, 1), []string{at + `.name: "appdefender" is what`}},
 		{"our container, without it", definition(entry+`, "dependsOn": [{"containerName": "appdefender", "condition": "START"}]`, ""), []string{at + ".dependsOn[0]: refers to"}},
 		{"the capability dropped", definition(entry+`, "linuxParameters": {"capabilities": {"drop": ["ALL", "sys_ptrace"]}}`, ""), []string{at + ".linuxParameters.capabilities.drop[1]: drops SYS_PTRACE"}},
-		{"flags put in by hand", definition(`, "entryPoint": ["/var/lib/appdefender/defender", "run", "--dry-run", "--", "x"]`, ""), []string{at + `.entryPoint[2]: "--dry-run" was put in by hand`}},
-		{"half the prefix", definition(`, "entryPoint": ["/var/lib/appdefender/defender", "run", "x"]`, ""), []string{at + `.entryPoint[0]: "/var/lib/appdefender/defender" is in the defender's own volume`}},
-		{"only the sidecar", `{"containerDefinitions": [{"name": "appdefender", "image": "d", "entryPoint": ["/defender", "install", "/x"]}]}`, []string{"containerDefinitions: there is only the defender's own container"}},
+		{"flags put in by hand", definition(`, "entryPoint": ["/var/lib/appdefender/defender", "run", "--dry-run", "--", "x"]`, ""), []string{at + `.entryPoint: has "--dry-run", which was put in by hand`}},
+		{"half the prefix", definition(`, "entryPoint": ["/var/lib/appdefender/defender", "run", "x"]`, ""), []string{at + `.entryPoint: "/var/lib/appdefender/defender" is in the defender's own volume`}},
+		{"only the sidecar", `{"containerDefinitions": [{"name": "appdefender", "image": "d", "entryPoint": ["/defender", "install", "/x"]}]}`, []string{"containerDefinitions: has only the defender's own container"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -242,12 +243,18 @@ func TestFaults(t *testing.T) {
 
 func checkFaults(t *testing.T, in string, o Options, want []string) {
 	t.Helper()
-	out, _, err := Task([]byte(in), o)
+	out, _, err := Embed(TaskDefinition, []byte(in), o)
 	var e *Errors
 	if !errors.As(err, &e) {
 		t.Fatalf("error %v, definition %s", err, out)
 	}
-	got := strings.Split(err.Error(), "\n")
+	var got []string
+	for _, f := range e.Faults {
+		if f.Path != "" {
+			f.Path += ": "
+		}
+		got = append(got, f.Path+f.Msg)
+	}
 	ok := len(got) == len(want)
 	for i := range want {
 		ok = ok && strings.HasPrefix(got[i], want[i])
@@ -279,14 +286,14 @@ func TestOptionFaults(t *testing.T) {
 		{"a data directory of nobody's", plain, func(o *Options) { o.DataDir = "data" }, []string{`the data directory "data" is not`}},
 		{"a data directory in the shared volume", plain, func(o *Options) { o.DataDir = Dir + "/data" }, []string{`the data directory "/var/lib/appdefender/data" is not`}},
 		{"no such container", plain, func(o *Options) { o.Entrypoints, o.Skip = map[string][]string{"wbe": {"x"}}, []string{"b"} }, []string{`the option skip names the container "b"`, `the option entrypoint names the container "wbe"`}},
-		{"all skipped", plain, func(o *Options) { o.Skip = []string{"web"} }, []string{"containerDefinitions: every container is to be skipped"}},
-		{"two entry points", plain, func(o *Options) { o.Entrypoints = map[string][]string{"web": {"y"}} }, []string{`containerDefinitions[0].entryPoint: "web" has one`}},
+		{"all skipped", plain, func(o *Options) { o.Skip = []string{"web"} }, []string{"every container is to be skipped"}},
+		{"two entry points", plain, func(o *Options) { o.Entrypoints = map[string][]string{"web": {"y"}} }, []string{`containerDefinitions[0]: "web" has its own entryPoint`}},
 		{"ENTRYPOINT but not CMD", bare, func(o *Options) { o.Entrypoints = map[string][]string{"web": {"y"}} }, []string{`containerDefinitions[0]: "web" has neither`}},
 		{"CMD but not ENTRYPOINT", bare, func(o *Options) { o.Commands = map[string][]string{"web": {"y"}} }, []string{`containerDefinitions[0]: "web" has neither`}},
 		{"nothing to start", bare, func(o *Options) {
 			o.Entrypoints, o.Commands = map[string][]string{"web": {}}, map[string][]string{"web": {}}
 		}, []string{`containerDefinitions[0]: "web" would start nothing`}},
-		{"no App ID to make", `{"containerDefinitions": [{"name": "web", "image": "i", "entryPoint": ["x"]}]}`, func(o *Options) { o.AppID = "" }, []string{"family: missing"}},
+		{"no App ID to make", `{"containerDefinitions": [{"name": "web", "image": "i", "entryPoint": ["x"]}]}`, func(o *Options) { o.AppID = "" }, []string{"has no name: the App ID"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -300,7 +307,7 @@ func TestOptionFaults(t *testing.T) {
 // What people do to a protected definition stays when it is protected again
 // and when it is not any more.
 func TestEditedByHand(t *testing.T) {
-	protected, _, err := Task(read(t, "shop.json"), options("shop"))
+	protected, _, err := Embed(TaskDefinition, read(t, "shop.json"), options("shop"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +327,7 @@ func TestEditedByHand(t *testing.T) {
 			if edited == string(protected) {
 				t.Fatalf("%q is not in the definition", tt.from)
 			}
-			back, rep, err := Remove([]byte(edited))
+			back, rep, err := Remove(TaskDefinition, []byte(edited))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -330,11 +337,11 @@ func TestEditedByHand(t *testing.T) {
 			if rep.Exact || len(rep.Notes) != 1 {
 				t.Errorf("exact %v, notes %q", rep.Exact, rep.Notes)
 			}
-			again, _, err := Task([]byte(edited), Options{Version: "1.0"})
+			again, _, err := Embed(TaskDefinition, []byte(edited), Options{Version: "1.0"})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if back2, _, err := Remove(again); err != nil || !bytes.Equal(back2, back) {
+			if back2, _, err := Remove(TaskDefinition, again); err != nil || !bytes.Equal(back2, back) {
 				t.Errorf("protected again and removed: %v\n%s", err, cmp.Diff(string(back), string(back2)))
 			}
 		})
@@ -348,7 +355,7 @@ func TestEditedByHand(t *testing.T) {
 		var doc, original, got any
 		_ = json.Unmarshal(protected, &doc)
 		sorted, _ := json.Marshal(doc)
-		back, _, err := Remove(sorted)
+		back, _, err := Remove(TaskDefinition, sorted)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,25 +376,25 @@ func TestWaitAndData(t *testing.T) {
 	chosen.Wait, chosen.DataDir = new(time.Duration), "/data"
 	local := Options{DefenderImage: "d", Policy: []byte("version: 1\n")}
 
-	first, _, err := Task([]byte(plain), options(""))
+	first, _, err := Embed(TaskDefinition, []byte(plain), options(""))
 	if err != nil || !strings.Contains(string(first), def) {
 		t.Errorf("%v:\n%s", err, first)
 	}
-	second, _, err := Task(first, chosen)
+	second, _, err := Embed(TaskDefinition, first, chosen)
 	if err != nil || !strings.Contains(string(second), other) {
 		t.Errorf("%v:\n%s", err, second)
 	}
-	if third, _, err := Task(second, Options{Version: "1.0"}); err != nil || !bytes.Equal(third, second) {
+	if third, _, err := Embed(TaskDefinition, second, Options{Version: "1.0"}); err != nil || !bytes.Equal(third, second) {
 		t.Errorf("what was chosen is not kept: %v:\n%s", err, third)
 	}
-	if out, _, err := Task([]byte(plain), local); err != nil || strings.Contains(string(out), "DEFENDER_WAIT") || strings.Contains(string(out), "DEFENDER_DATA") {
+	if out, _, err := Embed(TaskDefinition, []byte(plain), local); err != nil || strings.Contains(string(out), "DEFENDER_WAIT") || strings.Contains(string(out), "DEFENDER_DATA") {
 		t.Errorf("without a Console: %v:\n%s", err, out)
 	}
 }
 
 func TestNotProtected(t *testing.T) {
 	in := read(t, "seed.json")
-	out, rep, err := Remove(in)
+	out, rep, err := Remove(TaskDefinition, in)
 	if err != nil || !bytes.Equal(in, out) || len(rep.Changed) > 0 || len(rep.Notes) != 1 {
 		t.Errorf("Remove: %v, %+v\n%s", err, rep, out)
 	}
@@ -396,12 +403,12 @@ func TestNotProtected(t *testing.T) {
 func TestNotes(t *testing.T) {
 	o := options("seed")
 	o.Token, o.TokenSecret = "t0k", ""
-	out, rep, err := Task(read(t, "seed.json"), o)
+	out, rep, err := Embed(TaskDefinition, read(t, "seed.json"), o)
 	if err != nil || len(rep.Notes) != 1 || !bytes.Contains(out, []byte(`{"name": "DEFENDER_TOKEN", "value": "t0k"}`)) {
 		t.Errorf("%v, notes %q\n%s", err, rep.Notes, out)
 	}
 	// From plain text to a secret.
-	out, rep, err = Task(out, Options{TokenSecret: secret})
+	out, rep, err = Embed(TaskDefinition, out, Options{TokenSecret: secret})
 	if err != nil || bytes.Contains(out, []byte("t0k")) || len(rep.Notes) != 1 || !strings.Contains(rep.Notes[0], "executionRoleArn") {
 		t.Errorf("%v, notes %q\n%s", err, rep.Notes, out)
 	}
@@ -414,7 +421,7 @@ func TestReadOnlyNote(t *testing.T) {
 		`"readonlyRootFilesystem": true, "mountPoints": [{"containerPath": "/tmp/", "sourceVolume": "v"}]`: false,
 		`"readonlyRootFilesystem": true, "mountPoints": [{"containerPath": "/tmpx", "sourceVolume": "v"}]`: true,
 	} {
-		_, rep, err := Task([]byte(definition(`, "entryPoint": ["x"], `+in, `"executionRoleArn": "a", `)), options(""))
+		_, rep, err := Embed(TaskDefinition, []byte(definition(`, "entryPoint": ["x"], `+in, `"executionRoleArn": "a", `)), options(""))
 		if err != nil || len(rep.Notes) > 0 != want {
 			t.Errorf("%s: %v, notes %q", in, err, rep.Notes)
 		}
@@ -430,7 +437,7 @@ func FuzzTask(f *testing.F) {
 	f.Add([]byte(definition(`,"entryPoint":["x" , "y"] , "environment" : [ ] ,"linuxParameters":{"capabilities":null}`, "")))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		o := options("seed")
-		out, rep, err := Task(in, o)
+		out, rep, err := Embed(TaskDefinition, in, o)
 		if err != nil {
 			if e := (*Errors)(nil); !errors.As(err, &e) {
 				t.Fatal(err)
@@ -445,15 +452,15 @@ func FuzzTask(f *testing.F) {
 				t.Errorf("%s starts nothing", c.Name)
 			}
 		}
-		again, _, err := Task(out, o)
+		again, _, err := Embed(TaskDefinition, out, o)
 		if err != nil || !bytes.Equal(again, out) {
 			t.Errorf("not stable: %v\n%s\n%s", err, out, again)
 		}
-		original, _, err := Remove(in)
+		original, _, err := Remove(TaskDefinition, in)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if back, _, err := Remove(out); err != nil || !bytes.Equal(back, original) {
+		if back, _, err := Remove(TaskDefinition, out); err != nil || !bytes.Equal(back, original) {
 			t.Errorf("not brought back: %v\n%s\n%s", err, original, back)
 		}
 	})

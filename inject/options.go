@@ -46,12 +46,17 @@ type Options struct {
 	// a new random UUID.
 	AppID string
 	// Images are names that rules know containers by, for those whose
-	// definition's image is not it; by container.
+	// definition's image is not it; by container. As in all these tables, a
+	// container is called by its name or, where several tasks or pods have one
+	// of that name, by theirs, a slash and its own.
 	Images map[string]string
 	// Entrypoints are the ENTRYPOINTs of images, for containers that rely on
 	// it; an empty list says that the image has none. Commands likewise are
 	// their CMDs. By container.
 	Entrypoints, Commands map[string][]string
+	// Lookup finds what an image says, for containers that rely on it; nil
+	// leaves it to the two tables.
+	Lookup func(image string) (Image, error)
 	// Skip are containers to leave unprotected.
 	Skip []string
 
@@ -59,14 +64,22 @@ type Options struct {
 	Version string
 }
 
-// inherit fills what the options leave out with what p had.
-func (o Options) inherit(p *prior, t *task) Options {
+// inherit fills what the options leave out with what the group was protected
+// with; at is the group as it then was, g the one to protect.
+func (o Options) inherit(p *prior, at, g *group) Options {
 	fill := func(to *string, from string) {
 		if *to == "" {
 			*to = from
 		}
 	}
-	fill(&o.DefenderImage, p.defenderImage)
+	if at.sidecar != nil {
+		fill(&o.DefenderImage, at.sidecar.image)
+		for to, name := range map[*[]byte]string{&o.CA: envInstallCA, &o.Policy: envInstallPolicy} {
+			if n := at.sidecar.env[name]; *to == nil && n != nil {
+				*to = []byte(n.text)
+			}
+		}
+	}
 	fill(&o.Console, p.env[envConsole])
 	fill(&o.AppID, p.env[envAppID])
 	fill(&o.DataDir, p.env[envDataDir])
@@ -74,41 +87,41 @@ func (o Options) inherit(p *prior, t *task) Options {
 		o.Wait = &wait
 	}
 	if o.Token == "" && o.TokenSecret == "" {
-		o.Token, o.TokenSecret = p.env[envToken], p.tokenSecret
+		o.TokenSecret = p.tokenSecret
+		if o.TokenSecret == "" {
+			o.Token = p.env[envToken]
+		}
 	}
-	if o.CA == nil && p.ca != "" {
-		o.CA = []byte(p.ca)
-	}
-	if o.Policy == nil && p.policy != "" {
-		o.Policy = []byte(p.policy)
-	}
+	// What names containers that are gone is forgotten.
 	if o.Skip == nil {
-		o.Skip = slices.DeleteFunc(slices.Clone(p.skipped), func(name string) bool { return !t.has(name) })
+		o.Skip = slices.DeleteFunc(slices.Clone(p.Skip), func(name string) bool { return !g.has(name) })
 	}
 	if o.Images == nil {
-		o.Images = maps.Clone(p.names)
-		maps.DeleteFunc(o.Images, func(name, _ string) bool { return !t.has(name) })
+		o.Images = maps.Clone(p.Names)
+		maps.DeleteFunc(o.Images, func(name, _ string) bool { return !g.has(name) })
 	}
 	o.Entrypoints, o.Commands = maps.Clone(o.Entrypoints), maps.Clone(o.Commands)
-	fillImage := func(to *map[string][]string, name string, from []string) {
-		if _, given := (*to)[name]; given || from == nil {
-			return
+	for _, c := range g.containers {
+		img := p.Images[c.name]
+		if len(c.entryPoint) > 0 || c.noEntryPoint || img.Of != "" && img.Of != c.image {
+			continue
 		}
-		if *to == nil {
-			*to = make(map[string][]string)
-		}
-		(*to)[name] = from
-	}
-	for _, c := range t.containers {
-		img := p.images[c.name]
-		if len(c.entryPoint) == 0 {
-			fillImage(&o.Entrypoints, c.name, img.Entrypoint)
-		}
-		if len(c.entryPoint) == 0 && len(c.command) == 0 {
-			fillImage(&o.Commands, c.name, img.Command)
+		inheritWords(&o.Entrypoints, g, c, img.Entrypoint)
+		if len(c.command) == 0 {
+			inheritWords(&o.Commands, g, c, img.Command)
 		}
 	}
 	return o
+}
+
+func inheritWords(to *map[string][]string, g *group, c *container, from []string) {
+	if _, given := ofContainer(*to, g, c); given || from == nil {
+		return
+	}
+	if *to == nil {
+		*to = make(map[string][]string)
+	}
+	(*to)[c.name] = from
 }
 
 // validate adds the faults of the options by themselves.

@@ -40,7 +40,7 @@ func TestRunPodman(t *testing.T) {
 	sh(`tar -C "$1" -c . | podman import -q -c 'VOLUME /var/lib/appdefender' -c 'USER 65532' - runner-test-defender`, sidecar)
 	defer sh(`podman rmi -f runner-test-app runner-test-defender`)
 
-	protected, _, err := inject.Task(seed(t), inject.Options{
+	protected, _, err := inject.Embed(inject.TaskDefinition, seed(t), inject.Options{
 		DefenderImage: defenderImage,
 		Policy:        []byte("version: 1\nrules: [{name: seed, processes: {effect: prevent, deny: [mkdir]}}]\n"),
 	})

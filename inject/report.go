@@ -1,6 +1,10 @@
 package inject
 
-import "strings"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // Report says what was done.
 type Report struct {
@@ -14,8 +18,15 @@ type Report struct {
 	Exact bool
 }
 
+func (r *Report) note(sentence string) {
+	if !slices.Contains(r.Notes, sentence) {
+		r.Notes = append(r.Notes, sentence)
+	}
+}
+
 // Container is one container of the definition.
 type Container struct {
+	Group       string // the task, pod or project that it is in
 	Name, Image string
 	// Argv is what the Defender starts in it: the original command.
 	Argv []string
@@ -31,18 +42,26 @@ type Errors struct {
 
 // Fault is one thing that is wrong or not understood.
 type Fault struct {
-	Path string // containerDefinitions[0].entryPoint; "" for the document or an option
-	Msg  string
+	Path      string // containerDefinitions[0].entryPoint; "" for the document or an option
+	Line, Col int    // where it stands, from 1; 0 for what stands nowhere
+	Msg       string
 }
 
 // Error returns a line for each fault.
 func (e *Errors) Error() string {
 	lines := make([]string, len(e.Faults))
 	for i, f := range e.Faults {
-		for _, part := range []string{e.Name, f.Path} {
-			if part != "" {
-				lines[i] += part + ": "
-			}
+		if e.Name != "" {
+			lines[i] = e.Name + ":"
+		}
+		if f.Line > 0 {
+			lines[i] += fmt.Sprintf("%d:%d:", f.Line, f.Col)
+		}
+		if lines[i] != "" {
+			lines[i] += " "
+		}
+		if f.Path != "" {
+			lines[i] += f.Path + ": "
 		}
 		lines[i] += f.Msg
 	}
@@ -52,7 +71,14 @@ func (e *Errors) Error() string {
 // faults collects.
 type faults []Fault
 
-func (f *faults) add(path, msg string) { *f = append(*f, Fault{path, msg}) }
+// add adds the fault of an option, or of the whole.
+func (f *faults) add(path, msg string) { *f = append(*f, Fault{Path: path, Msg: msg}) }
+
+// at adds a fault of what stands at offset.
+func (f *faults) at(data []byte, offset int, path, msg string) {
+	line, col := position(data, offset)
+	*f = append(*f, Fault{Path: path, Line: line, Col: col, Msg: msg})
+}
 
 // err returns the faults as an error, or nil if there is none.
 func (f faults) err() error {

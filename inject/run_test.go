@@ -185,7 +185,7 @@ func TestRunSeed(t *testing.T) {
 	}
 
 	cert := ca(t)
-	protected, rep, err := inject.Task(seed(t), inject.Options{
+	protected, rep, err := inject.Embed(inject.TaskDefinition, seed(t), inject.Options{
 		DefenderImage: defenderImage, Console: "https://console.example.com:8083", TokenSecret: tokenSecret, CA: cert,
 	})
 	if err != nil {
@@ -218,7 +218,7 @@ func TestRunWithoutSidecar(t *testing.T) {
 		seedImage:     {Root: seedRoot(t, "echo started\n")},
 		defenderImage: {Root: sidecarRoot(t, "/bin/false"), Volumes: []string{inject.Dir}},
 	}
-	protected, _, err := inject.Task(seed(t), inject.Options{DefenderImage: defenderImage, Policy: []byte("version: 1\n")})
+	protected, _, err := inject.Embed(inject.TaskDefinition, seed(t), inject.Options{DefenderImage: defenderImage, Policy: []byte("version: 1\n")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func TestRunDefender(t *testing.T) {
 		seedImage:     {Root: root},
 		defenderImage: {Root: sidecarRoot(t, program), Volumes: []string{inject.Dir}, User: "65532"},
 	}
-	protected, _, err := inject.Task(seed(t), inject.Options{
+	protected, _, err := inject.Embed(inject.TaskDefinition, seed(t), inject.Options{
 		DefenderImage: defenderImage,
 		Policy:        []byte("version: 1\nrules: [{name: seed, scope: {containers: [" + seedContainer + "]}, processes: {effect: prevent, deny: [mkdir]}}]\n"),
 	})

@@ -45,7 +45,7 @@ func (a *app) cli() *cli.App {
 			{
 				Name: "embed", Usage: "make a protected definition of one that runs an application",
 				HideHelpCommand: true, Action: noSuchCommand, OnUsageError: usageError,
-				Subcommands: []*cli.Command{a.embedTaskDefinition()},
+				Subcommands: a.embedCommands(),
 			},
 			{
 				Name: "policy", Usage: "work on policy files",

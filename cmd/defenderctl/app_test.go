@@ -62,6 +62,11 @@ func TestEmbed(t *testing.T) {
 	if back, _, exit := ctl(t, after, "embed", "task-definition", "-", "--undo"); back != plain || exit != 0 {
 		t.Errorf("undone, exit %d:\n%s", exit, back)
 	}
+	for what, exit := range map[string]int{plain: 1, after: 0} {
+		if out, _, got := ctl(t, what, append([]string{"embed", "task-definition", "-", "--check"}, flags...)...); got != exit || out != "" {
+			t.Errorf("--check: exit %d, want %d, said %q", got, exit, out)
+		}
+	}
 	diff, _, exit := ctl(t, "", append([]string{"embed", "task-definition", file, "--diff"}, flags...)...)
 	if exit != 0 || !strings.Contains(diff, "\n-"+plain) || !strings.Contains(diff, "\n+"+after) {
 		t.Errorf("exit %d, diff:\n%s", exit, diff)
@@ -93,16 +98,16 @@ func TestFaults(t *testing.T) {
 	}{
 		{"no command", "", []string{"embde"}, 2, []string{`unknown command "embde"`}},
 		{"nothing to embed into", "", []string{"embed", "dockerfiel"}, 2, []string{`unknown command "dockerfiel"`}},
-		{"no file", "", []string{"embed", "task-definition"}, 2, []string{"give one task definition"}},
+		{"no file", "", []string{"embed", "task-definition"}, 2, []string{"give one file"}},
 		{"a flag", "", []string{"embed", "task-definition", "-", "--consol", "x"}, 2, []string{"-consol"}},
 		{"no such file", "", []string{"embed", "task-definition", "/no/such"}, 1, []string{"/no/such"}},
 		{"every flag's fault", plain, []string{"embed", "task-definition", "-", "--policy", bad, "--token-file", empty, "--entrypoint", "web", "--command", "web=null"}, 2, []string{
 			`--policy: `, "rulse", `--token-file: `, "is empty", `--entrypoint: "web" is not NAME=VALUE`, `--command: container "web": null is not a list`,
 		}},
 		{"a container twice", plain, []string{"embed", "task-definition", "-", "--image", "web=a", "--image", "web=b"}, 2, []string{`--image: container "web" is there twice`}},
-		{"undo with others", plain, []string{"embed", "task-definition", "-", "--undo", "--console", "https://c"}, 2, []string{"--console: means nothing with --undo"}},
+		{"undo with others", plain, []string{"embed", "task-definition", "-", "--undo", "--console", "https://c"}, 2, []string{"--console: means nothing with --remove"}},
 		{"a definition's faults", bare, []string{"embed", "task-definition", "-", "--defender-image", "d"}, 1, []string{
-			"nothing is written", "\n  -: neither a Console nor a policy", "\n  -: containerDefinitions[0]: \"web\" has neither entryPoint nor command", `--entrypoint 'web=["…"]'`,
+			"nothing is written", "\n  -: neither a Console nor a policy", "\n  -:1:42: containerDefinitions[0]: \"web\" has neither entryPoint nor command", `--entrypoint 'web=["…"]'`,
 		}},
 		{"a policy's faults", "", []string{"policy", "validate", bad, "/no/such"}, 1, []string{"rulse: unknown key", "/no/such"}},
 		{"no policy", "", []string{"policy", "validate"}, 2, []string{"give a policy file"}},

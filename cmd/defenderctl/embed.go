@@ -20,46 +20,81 @@ import (
 // maxDefinition is how long a task definition may be that the platform takes.
 const maxDefinition = 64 << 10
 
-func (a *app) embedTaskDefinition() *cli.Command {
+// embedFormat is a format as the command line offers it.
+type embedFormat struct {
+	format inject.Format
+	usage  string
+	file   string // what a file of it is usually called
+	about  string
+	image  string // how to say what an image starts
+}
+
+var embedFormats = []embedFormat{
+	{
+		inject.TaskDefinition, "protect every container of an ECS task definition", "task.json",
+		"FILE is JSON as RegisterTaskDefinition takes it.", perContainer,
+	}, {
+		inject.CloudFormation, "protect every ECS task definition of a CloudFormation template", "template.yaml",
+		"FILE is a template, or one resource, in JSON or YAML. Ref, Fn::Sub and the like stay as\n" +
+			"they are; one that makes a whole list of containers or of an entry point is refused.\n" +
+			"--token-secret may be one too: --token-secret '!Ref TokenSecret'.", perContainer,
+	},
+}
+
+const perContainer = "A container whose definition does not say what it starts starts what its image says:\n" +
+	"say that with --entrypoint and, if the definition has no command either, --command."
+
+func (a *app) embedCommands() []*cli.Command {
+	var commands []*cli.Command
+	for _, f := range embedFormats {
+		commands = append(commands, a.embedCommand(f))
+	}
+	return commands
+}
+
+func (a *app) embedCommand(f embedFormat) *cli.Command {
+	command := "defenderctl embed " + string(f.format)
 	return &cli.Command{
-		Name:      "task-definition",
-		Usage:     "protect every container of an ECS task definition",
-		UsageText: "defenderctl embed task-definition FILE [flags]",
-		Description: "FILE is JSON as RegisterTaskDefinition takes it, - is standard input. The protected\n" +
-			"definition goes to standard output; all that is not the defender's stays as it is.\n" +
-			"A definition that is protected already is brought up to date: flags left out keep\n" +
-			"what it has.\n\n" +
-			"A container whose definition has no entryPoint starts what its image says, which is\n" +
-			"not looked up: say it with --entrypoint and, if it has no command either, --command.",
+		Name:      string(f.format),
+		Usage:     f.usage,
+		UsageText: command + " FILE [flags]",
+		Description: f.about + " - is standard input.\n\n" +
+			"    " + command + " " + f.file + " --defender-image IMAGE --policy policy.yaml\n\n" +
+			"The protected definition goes to standard output; all that is not the defender's stays\n" +
+			"as it is, to the byte. One that is protected already is brought up to date: flags left\n" +
+			"out keep what it has. --remove gives the original back.\n\n" + f.image,
 		OnUsageError: usageError,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "defender-image", Usage: "`IMAGE` that holds the defender"},
 			&cli.StringFlag{Name: "console", Usage: "`URL` of the Console"},
-			&cli.StringFlag{Name: "token-secret", Usage: "`ARN` of the platform's secret that holds the enrolment token"},
+			&cli.StringFlag{Name: "token-secret", Usage: "`NAME` of the platform's secret that holds the enrolment token, such as an ARN"},
 			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the enrolment token, which then stands in the definition"},
 			&cli.StringFlag{Name: "ca", Usage: "`FILE` with the certificates, in PEM, that the Console's may be signed by"},
 			&cli.StringFlag{Name: "policy", Usage: "`FILE` with the policy that holds without a Console, or until it answers"},
 			&cli.DurationFlag{Name: "wait-for-policy", Usage: "start the application when the Console's policy is in force, or after `DURATION` (default: " + inject.DefaultWait.String() + ")"},
 			&cli.StringFlag{Name: "data-dir", Usage: "`DIR` in each container that keeps unsent audits and the last good policy (default: " + inject.DefaultDataDir + ")"},
-			&cli.StringFlag{Name: "app-id", Usage: "App `ID` (default: the family, a colon and a new UUID)"},
+			&cli.StringFlag{Name: "app-id", Usage: "App `ID` (default: the name of the task, pod or project, a colon and a new UUID)"},
 			&cli.StringSliceFlag{Name: "image", Usage: "`NAME=IMAGE` that rules know container NAME by, if it is not its image"},
 			&cli.StringSliceFlag{Name: "entrypoint", Usage: "`NAME=JSON`: the ENTRYPOINT of container NAME's image, as a list; [] if it has none"},
 			&cli.StringSliceFlag{Name: "command", Usage: "`NAME=JSON`: the CMD of container NAME's image, likewise"},
 			&cli.StringSliceFlag{Name: "skip", Usage: "leave container `NAME` unprotected"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE`, in one step, not to standard output"},
 			&cli.BoolFlag{Name: "diff", Usage: "print what would change, and nothing else"},
-			&cli.BoolFlag{Name: "undo", Usage: "take the protection out again"},
+			&cli.BoolFlag{Name: "check", Usage: "print nothing; exit with 1 unless FILE is protected and these flags would change nothing"},
+			&cli.BoolFlag{Name: "remove", Aliases: []string{"undo"}, Usage: "take the protection out again"},
 		},
-		Action: a.taskDefinition,
+		Action: func(c *cli.Context) error { return a.embed(c, f) },
 	}
 }
 
-func (a *app) taskDefinition(c *cli.Context) error {
+func (a *app) embed(c *cli.Context, f embedFormat) error {
 	if c.NArg() != 1 {
-		return errors.New(`give one task definition, as in "defenderctl embed task-definition task.json"`)
+		return fmt.Errorf("give one file, as in \"defenderctl embed %s %s\"", f.format, f.file)
 	}
-	if c.Bool("diff") && c.String("output") != "" {
-		return errors.New("--diff writes no definition: leave --output away")
+	for _, pair := range [][2]string{{"diff", "output"}, {"check", "output"}, {"check", "diff"}, {"check", "remove"}} {
+		if c.IsSet(pair[0]) && c.IsSet(pair[1]) {
+			return fmt.Errorf("--%s writes no definition: leave --%s away", pair[0], pair[1])
+		}
 	}
 	o, err := a.embedOptions(c)
 	if err != nil {
@@ -70,9 +105,12 @@ func (a *app) taskDefinition(c *cli.Context) error {
 	if err != nil {
 		return cli.Exit(err.Error(), exitFaults)
 	}
-	out, rep, err := inject.Task(in, o)
-	if c.Bool("undo") {
-		out, rep, err = inject.Remove(in)
+	var out []byte
+	var rep *inject.Report
+	if c.Bool("remove") {
+		out, rep, err = inject.Remove(f.format, in)
+	} else {
+		out, rep, err = inject.Embed(f.format, in, o)
 	}
 	var faults *inject.Errors
 	if errors.As(err, &faults) {
@@ -81,10 +119,16 @@ func (a *app) taskDefinition(c *cli.Context) error {
 	if err != nil {
 		return cli.Exit(fmt.Sprintf("nothing is written: %s", strings.ReplaceAll("\n"+err.Error(), "\n", "\n  ")), exitFaults)
 	}
+	if c.Bool("check") {
+		if !bytes.Equal(in, out) {
+			return cli.Exit(fmt.Sprintf("%s is not protected as these flags say; see the difference with --diff", name), exitFaults)
+		}
+		return nil
+	}
 	for _, note := range rep.Notes {
 		fmt.Fprintf(a.err, "defenderctl: %s: %s\n", name, note)
 	}
-	if len(out) > maxDefinition {
+	if f.format == inject.TaskDefinition && len(out) > maxDefinition {
 		fmt.Fprintf(a.err, "defenderctl: %s: The result has %d bytes; the platform takes %d.\n", name, len(out), maxDefinition)
 	}
 	switch target := c.String("output"); {
@@ -143,10 +187,10 @@ func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 	if o.Commands, err = byName(c.StringSlice("command"), words); err != nil {
 		bad("command", err)
 	}
-	if c.Bool("undo") {
+	if c.Bool("remove") {
 		for _, flag := range c.FlagNames() {
-			if !slices.Contains([]string{"undo", "diff", "output", "o"}, flag) {
-				bad(flag, errors.New("means nothing with --undo"))
+			if !slices.Contains([]string{"remove", "undo", "diff", "output", "o"}, flag) {
+				bad(flag, errors.New("means nothing with --remove"))
 			}
 		}
 	}
