@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -40,21 +41,22 @@ func (p *Proxy) Exchange(ctx context.Context, query []byte, who policy.Process, 
 // Judge reads and judges one raw query without answering it, for callers that
 // can only refuse or let pass. What is no query is judged too, as an Unknown
 // event; the error says why.
-func (p *Proxy) Judge(query []byte, who policy.Process) (policy.Event, policy.Verdict, error) {
-	m, _, err := read(query)
-	ev := policy.Event{Kind: policy.Unknown, Section: policy.DNS, Subject: who}
+func (p *Proxy) Judge(raw []byte, who policy.Process) (policy.Event, policy.Verdict, error) {
+	var q query
+	ev := policy.Event{Kind: policy.Unknown, Section: policy.DNS}
+	_, err := q.read(raw)
 	if err != nil {
 		ev.Why = err.Error()
 	} else {
-		ev = lookup(m, who)
+		ev = q.lookup()
 	}
+	ev.Subject = who
 	return ev, p.conf.Decide(&ev), err
 }
 
-// serve takes one query all the way: decide, reply, record. The asker is
-// looked up first; it may be gone after the reply.
-func (p *Proxy) serve(ctx context.Context, query []byte, who func() policy.Process, udp, free bool, send func([]byte) error) {
-	o := p.answer(ctx, query, who, udp, free)
+// serve takes one query all the way: decide, reply, record.
+func (p *Proxy) serve(ctx context.Context, raw []byte, who func() policy.Process, udp, free bool, send func([]byte) error) {
+	o := p.answer(ctx, raw, who, udp, free)
 	if o.reply != nil {
 		o.err = errors.Join(o.err, send(o.reply))
 	}
@@ -65,54 +67,86 @@ func (p *Proxy) serve(ctx context.Context, query []byte, who func() policy.Proce
 
 // answer makes the reply to one query. free says that it may be asked
 // upstream; otherwise there are too many already.
-func (p *Proxy) answer(ctx context.Context, query []byte, who func() policy.Process, udp, free bool) (o outcome) {
-	m, rcode, err := read(query)
-	if err != nil {
-		if m != nil {
-			o.reply = pack(newReply(m, rcode), m, udp)
+//
+// The judge is asked each time, with what is in the cache or without: a change
+// of policy holds at once.
+func (p *Proxy) answer(ctx context.Context, raw []byte, who func() policy.Process, udp, free bool) (o outcome) {
+	var q query
+	if rcode, err := q.read(raw); err != nil {
+		if !errors.Is(err, errNoMessage) && !errors.Is(err, errResponse) {
+			o.reply = p.plain(&q, rcode)
 		}
 		return o
 	}
-	o.event = lookup(m, who())
+	o.event = q.lookup()
 	o.verdict = p.conf.Decide(&o.event)
-
-	var r *dns.Msg
+	if o.verdict.Tell() {
+		o.event.Subject = who() // now: it may be gone after the reply
+	}
+	if !o.verdict.Allow {
+		o.reply = p.refusal(&q, o.verdict.Rule)
+		return o
+	}
+	if o.reply = p.local(&q); o.reply != nil {
+		return o
+	}
+	var key []byte
+	var kept *entry
+	if q.cacheable() {
+		key = q.key(make([]byte, 0, maxKey))
+		kept = p.cache.get(key)
+	}
+	e, stale := kept, false
 	switch {
-	case !o.verdict.Allow:
-		r = refusal(m, o.verdict.Rule)
-	case isTransfer(m):
-		// One message cannot hold a zone, and half of one is worse than none.
-		r = newReply(m, dns.RcodeNotImplemented)
+	case kept != nil && kept.fresh(p.now()):
+	case !free && kept.usable(p.now()):
+		stale = true
 	case !free:
 		p.overflows.Add(1)
 		o.err = errBusy
-		r = newReply(m, dns.RcodeServerFailure)
 	default:
-		r, o.err = p.forward(ctx, m, udp)
-		if o.err != nil {
-			r = newReply(m, dns.RcodeServerFailure)
-		}
+		e, stale, o.err = p.resolve(ctx, &q, string(key), kept)
 	}
-	o.reply = pack(r, m, udp)
+	if o.err != nil {
+		o.reply = p.plain(&q, dns.RcodeServerFailure)
+		return o
+	}
+	o.reply = e.reply(make([]byte, 0, len(e.wire)+256), &q, p.now().Sub(e.born), stale, q.limit(udp), p.secret)
 	return o
 }
 
-// lookup describes a query for the judge.
-// Precondition: read returned m without an error.
-func lookup(m *dns.Msg, who policy.Process) policy.Event {
-	q := m.Question[0]
-	return policy.Event{
-		Kind:    policy.Lookup,
-		Section: policy.DNS,
-		Subject: who,
-		Domain:  domain(q.Name),
-		QType:   dns.Type(q.Qtype).String(),
-	}
+// worker answers, one after the other, queries that ask for no more than a
+// look into the cache. Its memory is used again for each.
+type worker struct {
+	p     *Proxy
+	q     query
+	event policy.Event
+	out   []byte
 }
 
-func isTransfer(m *dns.Msg) bool {
-	t := m.Question[0].Qtype
-	return t == dns.TypeAXFR || t == dns.TypeIXFR
+func (p *Proxy) newWorker() *worker {
+	return &worker{p: p, event: policy.Event{Kind: policy.Lookup, Section: policy.DNS}, out: make([]byte, 0, 1<<16)}
+}
+
+// quick returns the reply to a query whose answer is in the cache and which
+// the judge lets pass without a word, or nil. It is valid until the next call.
+func (w *worker) quick(raw []byte, udp bool) []byte {
+	p, q := w.p, &w.q
+	if _, err := q.read(raw); err != nil || !q.cacheable() || q.cookie != nil {
+		return nil
+	}
+	var buf [maxKey]byte
+	e := p.cache.get(q.key(buf[:0]))
+	now := p.now()
+	if e == nil || !e.fresh(now) {
+		return nil
+	}
+	w.event.Domain, w.event.QType = e.domain, e.qtype
+	if v := p.conf.Decide(&w.event); !v.Allow || v.Tell() {
+		return nil
+	}
+	w.out = e.reply(w.out, q, now.Sub(e.born), false, q.limit(udp), p.secret)
+	return w.out
 }
 
 func (p *Proxy) asker(network string, client netip.AddrPort) policy.Process {
@@ -121,6 +155,8 @@ func (p *Proxy) asker(network string, client netip.AddrPort) policy.Process {
 	}
 	return p.conf.Asker(network, client)
 }
+
+func (p *Proxy) now() time.Time { return p.clock() }
 
 // enter takes a slot if one is free.
 func (p *Proxy) enter() bool {

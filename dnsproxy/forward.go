@@ -2,151 +2,191 @@ package dnsproxy
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 )
 
-var (
-	errNoUpstream = errors.New("there is no upstream resolver")
-	errUnreadable = errors.New("unreadable answer")
-	errMismatch   = errors.New("the answer is to another query")
+var errNoUpstream = errors.New("there is no upstream resolver")
+
+const (
+	// rounds is how often a list of upstreams is gone through, as resolvers do.
+	rounds = 2
+	// failsToDown is after how many failures in a row a server is left out,
+	// and probeEvery how often it is then asked whether it is back.
+	failsToDown = 2
+	probeEvery  = 500 * time.Millisecond
 )
 
-// rounds is how often a list of upstreams is gone through, as resolvers do.
-const rounds = 2
+// server is an upstream and how it fares.
+type server struct {
+	Upstream
+	// exchange sends a query and returns the answer to just that.
+	exchange func(ctx context.Context, query, question []byte) (*answer, error)
+
+	fails atomic.Int32 // in a row
+}
+
+func (s *server) down() bool { return s.fails.Load() >= failsToDown }
+
+// attempt is what came of asking one server.
+type attempt struct {
+	s   *server
+	a   *answer
+	err error
+}
 
 // forward asks the upstreams in order until one has an answer. It does as the
 // resolver does whose place we took: one that does not reply, or says that it
 // cannot or will not, is passed over for the next, and a refusal by the last
-// is as good as any.
-func (p *Proxy) forward(ctx context.Context, q *dns.Msg, udp bool) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.giveUp)
-	defer cancel()
+// is as good as any. But one that is known not to reply waits for last, and
+// one that is slow has the next beside it.
+func (p *Proxy) forward(ctx context.Context, q *query) (*answer, error) {
+	order := p.order(q)
+	if len(order) == 0 {
+		return nil, errNoUpstream
+	}
 	var (
-		ours     = p.Addrs()
+		results  = make(chan attempt, rounds*len(order))
+		done     = map[*server]bool{} // not to be asked again
 		last     = errNoUpstream
-		refusing *dns.Msg                    // the last answer that was none
-		done     = map[netip.AddrPort]bool{} // not to be asked again
+		refusing *answer // the last answer that was none
+		next     int
+		waiting  int
 	)
-	for range rounds {
-		for _, u := range p.conf.Upstreams {
-			if ctx.Err() != nil || done[u] || slices.Contains(ours, unmap(u)) { // ourselves: never a loop
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hedge := time.NewTimer(p.hedge)
+	defer hedge.Stop()
+	ask := func() {
+		for next < rounds*len(order) {
+			s, round := order[next%len(order)], next/len(order)
+			next++
+			if done[s] {
 				continue
 			}
-			r, err := p.ask(ctx, u, q, udp)
+			waiting++
+			// Some old servers do not answer what has EDNS (RFC 6891 6.2.2).
+			edns := round == 0 || q.do
+			p.work.Go(func() {
+				a, err := p.ask(ctx, s, q, edns)
+				results <- attempt{s, a, err}
+			})
+			hedge.Reset(p.hedge)
+			return
+		}
+	}
+	ask()
+	for waiting > 0 {
+		select {
+		case r := <-results:
+			waiting--
 			switch {
-			case err != nil:
-				last = fmt.Errorf("asking %s: %w", u, err)
-			case r.Rcode == dns.RcodeServerFailure, r.Rcode == dns.RcodeNotImplemented, r.Rcode == dns.RcodeRefused:
-				refusing, done[u] = r, true
+			case r.err != nil:
+				last = fmt.Errorf("asking %s: %w", r.s, r.err)
+			case failed(r.a.rcode):
+				refusing, done[r.s] = r.a, true
 			default:
-				return relay(q, r), nil
+				return r.a, nil
 			}
+			ask()
+		case <-hedge.C:
+			if next < len(order) { // in the first round alone: no storm
+				ask()
+			}
+		case <-ctx.Done():
+			return nil, errors.Join(last, ctx.Err())
 		}
 	}
 	if refusing != nil {
-		return relay(q, refusing), nil
+		return refusing, nil
 	}
 	return nil, last
 }
 
-// ask asks one upstream by UDP, and again by TCP if the answer was too long.
-func (p *Proxy) ask(ctx context.Context, to netip.AddrPort, q *dns.Msg, udp bool) (*dns.Msg, error) {
-	r, err := p.roundTrip(ctx, "udp", to, q)
-	if err != nil || !r.Truncated {
-		return r, err
+// order returns the servers for q, those that are up first.
+func (p *Proxy) order(q *query) []*server {
+	ours := p.Addrs()
+	var up, down []*server
+	for _, s := range p.routes.of(q.domain()) {
+		if a, ok := s.addr(); ok && slices.Contains(ours, a) { // ourselves: never a loop
+			continue
+		}
+		if s.down() {
+			down = append(down, s)
+		} else {
+			up = append(up, s)
+		}
 	}
-	full, err := p.roundTrip(ctx, "tcp", to, q)
-	if err != nil && udp {
-		return r, nil // the asker may see for itself whether TCP works
-	}
-	return full, err
+	return append(up, down...)
 }
 
-// roundTrip sends q over a socket of its own, hence from a random port, under
-// a random id, and waits for the answer to just that.
-func (p *Proxy) roundTrip(ctx context.Context, network string, to netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.tryFor)
+// ask asks one server and remembers how it fares.
+func (p *Proxy) ask(ctx context.Context, s *server, q *query, edns bool) (*answer, error) {
+	within, cancel := context.WithTimeout(ctx, p.tryFor)
 	defer cancel()
+	start, query := time.Now(), q.upstream(edns)
+	a, err := s.exchange(within, query, q.question)
+	if err == nil && edns && (a.rcode == dns.RcodeFormatError || a.rcode == dns.RcodeNotImplemented) && !q.do {
+		if plain, err := s.exchange(within, q.upstream(false), q.question); err == nil {
+			a = plain
+		}
+	}
+	switch {
+	case err == nil:
+		s.fails.Store(0)
+	case ctx.Err() != nil && time.Since(start) < p.hedge:
+		// Another was quicker. One that was given its time has failed, even if
+		// its answer would have come some day.
+	case s.fails.Add(1) == failsToDown:
+		p.work.Go(func() { p.probe(s) })
+	}
+	return a, err
+}
 
-	m := &dns.Msg{
-		MsgHdr: dns.MsgHdr{
-			Id:                dns.Id(),
-			RecursionDesired:  q.RecursionDesired,
-			AuthenticatedData: q.AuthenticatedData,
-			CheckingDisabled:  q.CheckingDisabled,
-		},
-		Question: q.Question,
-	}
-	if opt := q.IsEdns0(); opt != nil {
-		m.SetEdns0(ourUDPSize, opt.Do())
-	}
-	query, err := m.Pack()
-	if err != nil {
-		return nil, err
-	}
-
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, to.String())
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-
-	if network == "tcp" {
-		if _, err := conn.Write(frame(query)); err != nil {
-			return nil, err
+// probe asks a server that is down for the root's name servers until it says
+// anything at all.
+func (p *Proxy) probe(s *server) {
+	root := query{bits: bitRD, question: []byte{0, 0, byte(dns.TypeNS), 0, dns.ClassINET}}
+	root.name = root.question[:1]
+	for s.down() {
+		select {
+		case <-p.life.Done():
+			return
+		case <-time.After(probeEvery):
 		}
-		raw, err := readFrame(conn)
-		if err != nil {
-			return nil, err
+		ctx, cancel := context.WithTimeout(p.life, p.tryFor)
+		if _, err := s.exchange(ctx, root.upstream(false), root.question); err == nil {
+			s.fails.Store(0)
 		}
-		return parseAnswer(raw, m)
-	}
-	if _, err := conn.Write(query); err != nil {
-		return nil, err
-	}
-	buf := make([]byte, maxUDPSize)
-	for {
-		n, err := conn.Read(buf)
-		if err != nil {
-			return nil, err
-		}
-		r, err := parseAnswer(buf[:n], m)
-		if errors.Is(err, errMismatch) {
-			continue // late, or forged: the right one may still come
-		}
-		return r, err
+		cancel()
 	}
 }
 
-// parseAnswer parses raw if it is the answer to m.
-func parseAnswer(raw []byte, m *dns.Msg) (*dns.Msg, error) {
-	if len(raw) < headerLen || uint16(raw[0])<<8|uint16(raw[1]) != m.Id || raw[2]>>7 == 0 {
-		return nil, errMismatch
+// upstream returns the query as an upstream gets it: built anew from what was
+// read, under a random id, with an OPT record of our own. It says that we
+// understand AD (RFC 6840 5.7), which reply hides from who does not.
+func (q *query) upstream(edns bool) []byte {
+	var id [2]byte
+	_, _ = rand.Read(id[:])
+	b := make([]byte, 0, headerLen+len(q.question)+11)
+	b = append(b, id[0], id[1])
+	b = binary.BigEndian.AppendUint16(b, q.bits&(bitRD|bitCD)|bitAD)
+	b = append(b, 0, 1, 0, 0, 0, 0, 0, 0)
+	b = append(b, q.question...)
+	if edns {
+		do := byte(0)
+		if q.do {
+			do = 0x80
+		}
+		b[11] = 1
+		b = append(b, 0, 0, byte(dns.TypeOPT), ourUDPSize>>8, ourUDPSize&0xFF, 0, 0, do, 0, 0, 0)
 	}
-	r, err := unpack(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
-	}
-	if len(r.Question) == 0 && r.Rcode != dns.RcodeSuccess && r.Rcode != dns.RcodeNameError {
-		return r, nil // some servers leave the question out of what they refuse
-	}
-	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 || !sameQuestion(r.Question[0], m.Question[0]) {
-		return nil, errMismatch
-	}
-	return r, nil
-}
-
-func sameQuestion(a, b dns.Question) bool {
-	return a.Qtype == b.Qtype && a.Qclass == b.Qclass && strings.EqualFold(a.Name, b.Name)
+	return b
 }

@@ -10,10 +10,16 @@
 // A query is never passed on as it came. The message that goes upstream and
 // the one that goes back are built anew from what was read and judged, so
 // that no resolver can read another name out of the same bytes.
+//
+// Answers are kept for as long as they say, and longer to stand in for
+// upstreams that fail. The judge is asked before the cache is, each time.
 package dnsproxy
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -33,8 +39,10 @@ const (
 	maxConns       = 256              // TCP connections of clients
 	idleTimeout    = 10 * time.Second // of a client's TCP connection
 	writeTimeout   = 5 * time.Second
-	tryTimeout     = 2 * time.Second // for one upstream
-	giveUpTimeout  = 8 * time.Second // for all of them
+	tryTimeout     = 2 * time.Second         // for one upstream
+	giveUpTimeout  = 8 * time.Second         // for all of them
+	hedgeTimeout   = 600 * time.Millisecond  // for one, until the next is asked as well
+	staleTimeout   = 1800 * time.Millisecond // for all of them, until a stale answer goes out (RFC 8767 5)
 	acceptPause    = 10 * time.Millisecond
 	maxSocketFails = 100 // in a row, until a listener is given up
 )
@@ -43,7 +51,13 @@ const (
 type Config struct {
 	// Upstreams are asked in order, as a resolv.conf's. With none, what is
 	// allowed gets SERVFAIL.
-	Upstreams []netip.AddrPort
+	Upstreams []Upstream
+	// Bootstrap are the name servers that know the addresses of upstreams
+	// that have but a name. They are asked for nothing else.
+	Bootstrap []netip.AddrPort
+	// CacheBytes bounds the answers that are kept, in bytes: 0 for 4 MiB,
+	// less for none.
+	CacheBytes int
 	// Decide is the judge. Its Allow is what to do, dry run included.
 	// It must not be nil and is called from many goroutines.
 	Decide func(*policy.Event) policy.Verdict
@@ -51,8 +65,8 @@ type Config struct {
 	// went wrong while answering. nil tells nobody. It must not block.
 	Record func(*policy.Event, policy.Verdict, error)
 	// Asker says which process sends from a client's address; network is
-	// "udp" or "tcp". It is called before the reply, for the asker may be
-	// gone after it. nil means that nobody knows.
+	// "udp" or "tcp". It is called for what is worth telling, before the
+	// reply, for the asker may be gone after it. nil means that nobody knows.
 	Asker func(network string, client netip.AddrPort) policy.Process
 }
 
@@ -60,14 +74,27 @@ type Config struct {
 type Proxy struct {
 	conf Config
 
+	cache   *cache
+	flights flights
+	routes  routes
+	secret  []byte // of cookies
+
 	slots     chan struct{} // one for each query in flight
 	overflows atomic.Uint64
 
 	// Fixed but in tests.
-	idle, tryFor, giveUp time.Duration
+	idle, tryFor, giveUp, hedge, staleAfter time.Duration
+	clock                                   func() time.Time
 
-	mu    sync.Mutex // guards what follows
-	doors []door
+	// What asks upstreams lives as long as the proxy, not as the query that
+	// it began with.
+	life context.Context
+	end  context.CancelFunc
+	work sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	doors   []door
+	working int // flights
 }
 
 // door is one address we listen on.
@@ -83,20 +110,41 @@ func New(conf Config) (*Proxy, error) {
 		errs = append(errs, errors.New("decide: missing"))
 	}
 	for i, u := range conf.Upstreams {
-		if !u.IsValid() || u.Port() == 0 {
-			errs = append(errs, fmt.Errorf("upstreams[%d]: %q is no address with a port", i, u))
+		if err := u.check(); err != nil {
+			errs = append(errs, fmt.Errorf("upstreams[%d]: %q: %w", i, u, err))
 		}
 	}
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("configuring DNS proxy: %w", errors.Join(errs...))
 	}
-	return &Proxy{
-		conf:   conf,
-		slots:  make(chan struct{}, maxInFlight),
-		idle:   idleTimeout,
-		tryFor: tryTimeout,
-		giveUp: giveUpTimeout,
-	}, nil
+	if conf.CacheBytes == 0 {
+		conf.CacheBytes = cacheBytes
+	}
+	p := &Proxy{
+		conf:    conf,
+		cache:   newCache(conf.CacheBytes),
+		flights: flights{byKey: make(map[string]*flight)},
+		secret:  make([]byte, sha256.Size),
+		slots:   make(chan struct{}, maxInFlight),
+		idle:    idleTimeout, tryFor: tryTimeout, giveUp: giveUpTimeout, hedge: hedgeTimeout, staleAfter: staleTimeout,
+		clock: time.Now,
+	}
+	_, _ = rand.Read(p.secret)
+	p.life, p.end = context.WithCancel(context.Background())
+	// Read before there is a target that could change them.
+	var roots *x509.CertPool
+	if slices.ContainsFunc(conf.Upstreams, Upstream.secure) {
+		var err error
+		if roots, err = x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("configuring DNS proxy: reading the system's certificates: %w", err)
+		}
+	}
+	var servers []*server
+	for _, u := range conf.Upstreams {
+		servers = append(servers, newServer(u, conf.Bootstrap, roots))
+	}
+	p.routes = newRoutes(servers)
+	return p, nil
 }
 
 // Listen binds addr for UDP and TCP. Port 0 picks one that is free for both.
@@ -170,7 +218,8 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	p.mu.Unlock()
 	if len(doors) == 0 {
 		<-ctx.Done()
-		return nil
+		defer p.work.Wait()
+		return p.Close()
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, d := range doors {
@@ -182,6 +231,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 		return p.Close()
 	})
 	err := g.Wait()
+	p.work.Wait()
 	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -192,6 +242,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 func (p *Proxy) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.end()
 	// The descriptors stay, closed, so that Addrs keeps its answer. A second
 	// Close finds them closed, which is no fault.
 	for _, d := range p.doors {

@@ -58,6 +58,9 @@ func (p *Proxy) serveConn(ctx context.Context, conn *net.TCPConn) {
 			return err
 		}
 		_, err := conn.Write(frame(reply))
+		if err != nil {
+			_ = conn.Close() // who does not read does not get to hold up more
+		}
 		return err
 	}
 	for {

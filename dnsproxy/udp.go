@@ -15,6 +15,7 @@ func (p *Proxy) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	var answering sync.WaitGroup
 	defer answering.Wait()
 	buf := make([]byte, 1<<16)
+	w := p.newWorker()
 	for fails := 0; ; {
 		n, client, err := conn.ReadFromUDPAddrPort(buf)
 		if err != nil {
@@ -25,6 +26,10 @@ func (p *Proxy) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 			continue
 		}
 		fails = 0
+		if reply := w.quick(buf[:n], true); reply != nil {
+			_, _ = conn.WriteToUDPAddrPort(reply, client)
+			continue
+		}
 		who := func() policy.Process { return p.asker("udp", unmap(client)) }
 		send := func(reply []byte) error {
 			_, err := conn.WriteToUDPAddrPort(reply, client)

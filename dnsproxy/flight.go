@@ -1,0 +1,121 @@
+package dnsproxy
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// flights are the questions that upstreams are being asked. Whoever has the
+// same one meanwhile waits for the same answer: it saves work, and an attacker
+// who sends forged answers gets one chance, not one for each asker.
+type flights struct {
+	mu    sync.Mutex
+	byKey map[string]*flight
+}
+
+type flight struct {
+	done chan struct{}
+	e    *entry // of what was answered, kept or not
+	err  error
+}
+
+// resolve finds the answer to q: of a flight, or of old, a stale entry or nil,
+// if that takes too long or fails (RFC 8767).
+func (p *Proxy) resolve(ctx context.Context, q *query, key string, old *entry) (e *entry, stale bool, err error) {
+	if !old.usable(p.now()) {
+		old = nil
+	}
+	if old != nil && p.now().UnixNano() < old.retry.Load() {
+		return old, true, nil
+	}
+	f := p.fly(q, key)
+	var late <-chan time.Time
+	if old != nil {
+		t := time.NewTimer(p.staleAfter)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-f.done:
+	case <-late:
+		return old, true, nil
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+	if old != nil && (f.err != nil || failed(f.e.rcode)) {
+		old.retry.Store(p.now().Add(staleRecheck).UnixNano())
+		return old, true, nil
+	}
+	return f.e, false, f.err
+}
+
+// failed reports whether an upstream says that it cannot or will not answer.
+func failed(rcode int) bool {
+	return rcode == dns.RcodeServerFailure || rcode == dns.RcodeNotImplemented || rcode == dns.RcodeRefused
+}
+
+// fly asks the upstreams, or joins whoever does. An empty key is of a query
+// that is like no other.
+func (p *Proxy) fly(q *query, key string) *flight {
+	p.flights.mu.Lock()
+	defer p.flights.mu.Unlock()
+	if f := p.flights.byKey[key]; f != nil && key != "" {
+		return f
+	}
+	f := &flight{done: make(chan struct{})}
+	// The asker may leave before its query has its answer.
+	own := *q
+	own.question = slices.Clone(q.question)
+	own.name = own.question[:len(q.name)]
+	own.cookie = nil
+	started := p.spawn(func() {
+		defer close(f.done)
+		ctx, cancel := context.WithTimeout(p.life, p.giveUp)
+		defer cancel()
+		var a *answer
+		if a, f.err = p.forward(ctx, &own); f.err == nil {
+			ev := own.lookup()
+			f.e = &entry{answer: a, key: key, domain: ev.Domain, qtype: ev.QType, born: p.now()}
+			if key != "" && a.ttl > 0 {
+				p.cache.put(f.e)
+			}
+		}
+		if key != "" {
+			p.flights.mu.Lock()
+			delete(p.flights.byKey, key)
+			p.flights.mu.Unlock()
+		}
+	})
+	switch {
+	case !started:
+		f.err = errBusy
+		close(f.done)
+	case key != "":
+		p.flights.byKey[key] = f
+	}
+	return f
+}
+
+// spawn starts f unless the proxy has ended or has too many already. What it
+// started has ended when Serve returns.
+func (p *Proxy) spawn(f func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.life.Err() != nil || p.working >= maxInFlight {
+		return false
+	}
+	p.working++
+	p.work.Go(func() {
+		defer func() {
+			p.mu.Lock()
+			p.working--
+			p.mu.Unlock()
+		}()
+		f()
+	})
+	return true
+}
