@@ -3,6 +3,8 @@ package defender
 import (
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"appdefender/audit"
 	"appdefender/defender/proc"
 	"appdefender/defender/supervisor"
@@ -19,10 +21,16 @@ func (d *Defender) handle(c *supervisor.Call) {
 		c.Reply(supervisor.Reply{Proceed: true})
 		return
 	}
-	ev := describe(c)
+	ev := d.describe(c)
 	v := d.decide(&ev)
 	if v.Tell() {
 		d.complete(&ev, c)
+	}
+	if v.Allow && ev.Kind == policy.Launch && c.Program.Foreign {
+		// Its calls could not be seen, and none would work.
+		d.notice("%s is a 32-bit program and cannot run in this target", c.Program.Path)
+		c.Reply(supervisor.Reply{Errno: unix.ENOEXEC})
+		return
 	}
 	d.settle(c, &ev, v, supervisor.Reply{Proceed: v.Allow, Recheck: d.recheck(&ev), Unverifiable: d.unverifiable(c)})
 }
@@ -38,11 +46,11 @@ func isEvent(c *supervisor.Call) bool {
 	return c.Network != "tcp" && c.Addr.Port() != 0
 }
 
-// needs reports whether a rule asks about some events.
+// needs reports whether a rule asks about any of these.
 func (d *Defender) needs(n policy.Needs) func() bool {
 	return func() bool {
 		e := d.engine.Load()
-		return e == nil || e.Needs().Has(n) // without a policy everything is refused
+		return e == nil || e.Needs()&n != 0 // without a policy everything is refused
 	}
 }
 
@@ -82,7 +90,7 @@ func (d *Defender) unverifiable(c *supervisor.Call) func(error) bool {
 
 // describe turns a call into an event, with what the judge needs and no more:
 // the rest is read for records only.
-func describe(c *supervisor.Call) policy.Event {
+func (d *Defender) describe(c *supervisor.Call) policy.Event {
 	var ev policy.Event
 	section := policy.Network
 	switch c.Op {
@@ -95,7 +103,7 @@ func describe(c *supervisor.Call) policy.Event {
 	case c.Unknown != nil:
 		ev.Kind, ev.Section, ev.Call, ev.Why = policy.Unknown, section, c.Name, c.Unknown.Error()
 	case c.Op == supervisor.Exec:
-		ev.Kind, ev.Program = policy.Launch, program(c.Program)
+		ev.Kind, ev.Program = policy.Launch, d.program(c.Program)
 	case c.Op == supervisor.Change:
 		ev.Kind, ev.File = policy.FileWrite, policy.File{Path: c.File.Path, Typed: c.File.Typed, Op: c.File.Op, To: c.File.To}
 	case c.Network == supervisor.NetworkUnix:
@@ -108,10 +116,17 @@ func describe(c *supervisor.Call) policy.Event {
 	return ev
 }
 
-func program(p *supervisor.Program) policy.Program {
+// startGrace is how long after our start files may change that count as the
+// image's own: entry points write programs.
+const startGrace = 10 * time.Second
+
+func (d *Defender) program(p *supervisor.Program) policy.Program {
+	image := d.started.Add(startGrace)
 	return policy.Program{
 		Typed: p.Typed, Path: p.Path, Interpreters: p.Interpreters,
 		Loaded: p.Loaded, Applet: p.Applet, Dev: p.Dev, Ino: p.Ino,
+		Fileless: p.Fileless, Writable: p.Writable, SetUID: p.SetUID,
+		Modified: p.Changed.After(image), New: p.Born.After(image),
 	}
 }
 
@@ -141,7 +156,7 @@ func (d *Defender) recheck(ev *policy.Event) func(*supervisor.Program) bool {
 		return nil
 	}
 	return func(p *supervisor.Program) bool {
-		loaded := policy.Event{Kind: policy.Launch, Subject: ev.Subject, Program: program(p)}
+		loaded := policy.Event{Kind: policy.Launch, Subject: ev.Subject, Program: d.program(p)}
 		return d.decide(&loaded).Allow
 	}
 }
@@ -158,7 +173,7 @@ func (d *Defender) record(ev *policy.Event, v policy.Verdict, out supervisor.Out
 // recordSwap tells of an exec that loaded another file than the judged one.
 func (d *Defender) recordSwap(ev *policy.Event, v policy.Verdict, s *supervisor.Program, out supervisor.Outcome, at time.Time) {
 	swap := *ev
-	swap.Program = program(s)
+	swap.Program = d.program(s)
 	d.queue.Add(audit.New(&d.src, &swap, policy.Verdict{
 		Effect: policy.Prevent, Detection: policy.Swapped, Rule: v.Rule,
 		Reason: "it was not the program that was judged: " + ev.Program.Path,

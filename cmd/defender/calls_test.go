@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -234,5 +235,111 @@ func TestUnixWays(t *testing.T) {
 				t.Errorf("the denied socket was reached %d times", n-1)
 			}
 		})
+	}
+}
+
+// TestRenamed starts a multi-call program or a loader under another name, to
+// do what is denied.
+func TestRenamed(t *testing.T) {
+	t.Parallel()
+	mkdir := needTool(t, "mkdir")
+	if resolved, err := filepath.EvalSymlinks(mkdir); err == nil && filepath.Base(resolved) != "mkdir" {
+		t.Skipf("needs a mkdir of its own: it is %s", resolved)
+	}
+	const loader, musl = "/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1"
+	// How the other name is made.
+	const as = `f() { cp -L "$1" innocent; }; l() { ln "$(realpath "$1")" innocent || cp -L "$1" innocent; }; s() { ln -s "$1" innocent; }; `
+	tests := []struct{ name, program, script string }{
+		{"copy of busybox", "/bin/busybox", `f $P; exec $0 argv0 ./innocent mkdir made`},
+		{"copy of busybox named as it", "/bin/busybox", `f $P; exec $0 argv0 ./innocent busyboxes mkdir made`},
+		{"copy of busybox twice", "/bin/busybox", `f $P; exec $0 argv0 ./innocent busybox busybox mkdir made`},
+		{"copy of busybox with something behind it", "/bin/busybox", `f $P; head -c 9000000 /dev/zero >>innocent; exec $0 argv0 ./innocent mkdir made`},
+		{"hard link to busybox", "/bin/busybox", `l $P; exec $0 argv0 ./innocent mkdir made`},
+		{"symbolic link to busybox", "/bin/busybox", `s $P; exec $0 argv0 ./innocent mkdir made`},
+		{"busybox of busybox", "/bin/busybox", `exec $P busybox mkdir made`},
+		{"busybox of its env", "/bin/busybox", `f $P; exec $0 argv0 ./innocent env mkdir made`},
+		{"copy of busybox behind a loader", "/bin/busybox", `f $P; ! ` + loader + ` ./innocent true || exec ` + loader + ` --argv0 mkdir ./innocent made; exec $0 argv0 ./innocent mkdir made`},
+		{"copy of a loader", loader, `f $P; exec ./innocent $M made`},
+		{"hard link to a loader", loader, `l $P; exec ./innocent $M made`},
+		{"symbolic link to a loader", loader, `s $P; exec ./innocent $M made`},
+		{"loader by descriptor", loader, `f $P; exec $0 proc-fd ./innocent $M made`},
+		{"script of a copied loader", loader, `f $P; printf '#!%s %s\n' "$PWD/innocent" "$M" >script; chmod +x script; ./script; true`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			needTool(t, test.program)
+			// $0 is the victim "exec", $M and $P are to be had from others.
+			argv := []string{"bash", "-c", "M=" + mkdir + " P=" + test.program + "; " + as + test.script, victim("exec")}
+			did := func(r result) bool {
+				_, err := os.Stat(filepath.Join(r.dir, "made"))
+				return err == nil || strings.Contains(r.err, "File exists")
+			}
+			if native := (run{}).native(t, argv...); !did(native) {
+				t.Fatalf("alone it made nothing: %+v", native)
+			}
+			r := run{policy: "version: 1\nrules:\n  - name: r\n    processes: {effect: prevent, deny: [mkdir]}\n"}.protected(t, argv...)
+			if did(r) || len(r.of("explicitlyDeniedProcess")) == 0 {
+				t.Errorf("protected: made=%v, audits %+v, output %s", did(r), r.records, r.err)
+			}
+		})
+	}
+	t.Run("musl's loader", func(t *testing.T) {
+		t.Parallel()
+		needTool(t, musl)
+		needTool(t, "musl-gcc")
+		dir := workDir(t, 0)
+		program := filepath.Join(dir, "denied")
+		source := filepath.Join(dir, "denied.c")
+		if err := os.WriteFile(source, []byte("#include <unistd.h>\nint main(void) { return write(1, \"ran\\n\", 4) != 4; }\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("musl-gcc", "-o", program, source).CombinedOutput(); err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+		argv := []string{musl, program}
+		if native := (run{}).native(t, argv...); native.out != "ran\n" {
+			t.Fatalf("alone: %+v", native)
+		}
+		r := run{policy: "version: 1\nrules:\n  - name: r\n    processes: {effect: prevent, deny: [denied]}\n"}.protected(t, argv...)
+		if r.out != "" || len(r.of("explicitlyDeniedProcess")) == 0 {
+			t.Errorf("protected: %+v", r)
+		}
+	})
+}
+
+// TestForeignProgram starts a program for the processor's other call table.
+// Nothing of it could be seen: it does not start, and that is said.
+func TestForeignProgram(t *testing.T) {
+	t.Parallel()
+	dir := workDir(t, 0)
+	program, source := filepath.Join(dir, "program32"), filepath.Join(dir, "program32.c")
+	err := os.WriteFile(source, []byte(`
+static long call(long n, long a, long b, long c)
+{
+	long r;
+	__asm__ volatile("int $0x80" : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c) : "memory");
+	return r;
+}
+void _start(void)
+{
+	call(4, 1, (long)"ran\n", 4);
+	call(1, 7, 0, 0);
+}
+`), 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("gcc", "-m32", "-nostdlib", "-static", "-ffreestanding", "-no-pie", "-fno-pie", "-O2", "-o", program, source).CombinedOutput(); err != nil {
+		t.Skipf("needs a compiler for i386: %v %s", err, out)
+	}
+	if native := (run{}).native(t, program); native.out != "ran\n" || native.status != 7 {
+		t.Skipf("needs a kernel that runs i386 (CONFIG_IA32_EMULATION): %+v", native)
+	}
+	for _, argv := range [][]string{{victim("exec"), "plain", program}, {victim("exec"), "spawn", program}, {victim("exec"), "proc-fd", program}} {
+		r := run{}.protected(t, argv...)
+		if r.out != "exec: ENOEXEC\n" || len(r.records) != 1 || !strings.Contains(r.records[0].Msg, "32-bit") {
+			t.Errorf("%v: %q %s, audits %+v", argv, r.out, r.err, r.records)
+		}
 	}
 }

@@ -1,6 +1,9 @@
 package supervisor
 
 import (
+	"os"
+	"path/filepath"
+
 	"net/netip"
 	"strings"
 	"testing"
@@ -65,22 +68,27 @@ func FuzzShebang(f *testing.F) {
 	})
 }
 
-func TestLoaderTarget(t *testing.T) {
+func TestLoaded(t *testing.T) {
 	t.Parallel()
-	tests := map[string]string{
+	tests := map[string]string{ // the program, and its arguments
 		"ld.so":                                    "",
-		"ld.so /bin/mkdir x":                       "/bin/mkdir",
-		"ld.so --library-path /lib /bin/mkdir x":   "/bin/mkdir",
-		"ld.so --preload a --audit b ./mkdir":      "./mkdir",
-		"ld.so --argv0 ls /bin/mkdir":              "/bin/mkdir",
-		"ld.so --inhibit-cache mkdir":              "mkdir",
-		"ld.so --list /bin/mkdir":                  "/bin/mkdir",
-		"ld.so --glibc-hwcaps-mask x /bin/mkdir":   "/bin/mkdir",
-		"ld.so --inhibit-rpath /a:/b /bin/mkdir -": "/bin/mkdir",
+		"ld.so --list":                             "",
+		"ld.so --":                                 "",
+		"ld.so --argv0":                            "",
+		"ld.so /bin/mkdir x":                       "/bin/mkdir /bin/mkdir x",
+		"ld.so -- /bin/mkdir x":                    "/bin/mkdir /bin/mkdir x",
+		"ld.so --library-path /lib /bin/mkdir x":   "/bin/mkdir /bin/mkdir x",
+		"ld.so --preload a --audit b ./mkdir":      "./mkdir ./mkdir",
+		"ld.so --argv0 ls /bin/mkdir":              "/bin/mkdir ls",
+		"ld.so --argv0 mkdir /bin/busybox x":       "/bin/busybox mkdir x",
+		"ld.so --inhibit-cache mkdir":              "mkdir mkdir",
+		"ld.so --list /bin/mkdir":                  "/bin/mkdir /bin/mkdir",
+		"ld.so --glibc-hwcaps-mask x /bin/mkdir":   "/bin/mkdir /bin/mkdir",
+		"ld.so --inhibit-rpath /a:/b /bin/mkdir -": "/bin/mkdir /bin/mkdir -",
 	}
 	for line, want := range tests {
-		if got := loaderTarget(strings.Fields(line)); got != want {
-			t.Errorf("loaderTarget(%s) = %q, want %q", line, got, want)
+		if got := strings.Join(loaded(strings.Fields(line)), " "); got != want {
+			t.Errorf("loaded(%s) = %q, want %q", line, got, want)
 		}
 	}
 }
@@ -88,25 +96,30 @@ func TestLoaderTarget(t *testing.T) {
 func TestApplet(t *testing.T) {
 	t.Parallel()
 	tests := map[string]string{
-		"busybox mkdir x":             "mkdir",
-		"/bin/busybox mkdir":          "mkdir",
-		"mkdir x":                     "mkdir",
-		"./a/b/mkdir":                 "mkdir",
-		"-sh":                         "sh",
-		"-busybox sh":                 "sh",
-		"busybox /x/y/mkdir":          "mkdir",
-		"busybox":                     "busybox",
-		"busybox.static mkdir":        "mkdir",
-		"/x/busybox-1.36 nc -l":       "nc",
-		"/bin/../bin//busybox nc":     "nc",
-		"busybox busybox mkdir x y z": "busybox",
+		"busybox mkdir x":                    "mkdir",
+		"/bin/busybox mkdir":                 "mkdir",
+		"mkdir x":                            "mkdir",
+		"./a/b/mkdir":                        "mkdir",
+		"-sh":                                "sh",
+		"-busybox sh":                        "sh",
+		"busybox /x/y/mkdir":                 "mkdir",
+		"busybox":                            "busybox",
+		"busybox.static mkdir":               "mkdir",
+		"/x/busybox-1.36 nc -l":              "nc",
+		"/bin/../bin//busybox nc":            "nc",
+		"busybox busybox mkdir x y z":        "mkdir",
+		"busyboxes mkdir":                    "mkdir",
+		"x":                                  "x",
+		"toybox mkdir":                       "mkdir",
+		"coreutils --coreutils_prog=mkdir x": "mkdir",
+		"coreutils mkdir x":                  "mkdir",
 	}
 	for line, want := range tests {
-		if got := applet("busybox", strings.Fields(line)); got != want {
+		if got := applet(strings.Fields(line)); got != want {
 			t.Errorf("applet(%s) = %q, want %q", line, got, want)
 		}
 	}
-	if got := applet("busybox", nil); got != "" {
+	if got := applet(nil); got != "" {
 		t.Errorf("applet of nothing = %q", got)
 	}
 }
@@ -202,5 +215,97 @@ func TestUDPChecksum(t *testing.T) {
 		if got := udpChecksum(src, dst, udp); got != 0xffff && got != 0 {
 			t.Errorf("%d bytes: %#x is left", n, got)
 		}
+	}
+}
+
+// TestNature looks at the programs of this machine, under their own names and
+// under others.
+func TestNature(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		program string
+		want    nature
+	}{
+		{"/bin/busybox", nature{multiCall: true}},
+		{"/lib64/ld-linux-x86-64.so.2", nature{loader: true}},
+		{"/lib/ld-musl-x86_64.so.1", nature{loader: true}},
+		{"/bin/sh", nature{}},
+		{"/usr/bin/env", nature{}},
+		{"/proc/self/exe", nature{}},
+	}
+	for _, test := range tests {
+		data, err := os.ReadFile(test.program)
+		if err != nil {
+			t.Logf("%s: %v", test.program, err)
+			continue
+		}
+		name := filepath.Join(t.TempDir(), "innocent")
+		if err := os.WriteFile(name, data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		link := filepath.Join(t.TempDir(), "link")
+		if err := os.Link(name, link); err != nil {
+			t.Fatal(err)
+		}
+		var known natures
+		for _, path := range []string{test.program, name, link, name} {
+			f, err := lookup(os.Getpid(), os.Getpid, unix.AT_FDCWD, path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			head, err := readHead(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := known.of(f, head); got != test.want {
+				t.Errorf("%s as %s: %+v, want %+v", test.program, path, got, test.want)
+			}
+			f.close()
+		}
+		// Two files: the link is one of them.
+		if len(known.known) > 2 {
+			t.Errorf("%s: %d files are remembered", test.program, len(known.known))
+		}
+		// Overwritten, it is another file.
+		if err := os.WriteFile(name, []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		f, err := lookup(os.Getpid(), os.Getpid, unix.AT_FDCWD, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, err := readHead(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := known.of(f, head); got != (nature{}) {
+			t.Errorf("%s overwritten: %+v", test.program, got)
+		}
+		f.close()
+	}
+}
+
+func FuzzReadELF(f *testing.F) {
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(self[:min(len(self), 4096)])
+	f.Add([]byte("\x7fELF\x02\x01"))
+	f.Fuzz(func(_ *testing.T, data []byte) { readELF(data) })
+}
+
+func BenchmarkReadNature(b *testing.B) {
+	for _, name := range []string{"/bin/busybox", "/bin/sh", "/proc/self/exe"} {
+		b.Run(filepath.Base(name), func(b *testing.B) {
+			f, err := lookup(os.Getpid(), os.Getpid, unix.AT_FDCWD, name)
+			if err != nil {
+				b.Skip(err)
+			}
+			defer f.close()
+			for b.Loop() {
+				readNature(f)
+			}
+		})
 	}
 }

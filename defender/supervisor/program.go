@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +18,10 @@ type Program struct {
 	Loaded       string
 	Applet       string
 	Dev, Ino     uint64
+	Facts
+	// Foreign says that it is for a call table that the target does not have
+	// (i386): all its calls would fail.
+	Foreign bool
 
 	loads   id       // the file the kernel will load: /proc/PID/exe after the exec
 	elf     bool     // it is ELF: nothing but it can be loaded
@@ -65,6 +68,7 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 			return nil, err
 		}
 		if at != f {
+			c.facts(p, at, false)
 			at.close()
 		}
 		at = next
@@ -93,9 +97,14 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 	p.loads, p.command = at.id(), command
 	p.hidden = head == nil
 	p.gains = at.stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
+	if at != f {
+		c.facts(p, f, false)
+	}
+	c.facts(p, at, true)
 	p.elf = p.hidden || bytes.HasPrefix(head, []byte("\x7fELF"))
-	base := path.Base(at.path)
-	if isLoader(base) || isMultiCall(base) {
+	is := c.s.natures.of(at, head)
+	p.Foreign = is.foreign
+	if is.loader || is.multiCall {
 		if command == nil {
 			if command, err = c.Argv(); err != nil {
 				return nil, errUnreadable(err)
@@ -105,17 +114,34 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 		if c.argvCut {
 			return nil, errUnreadable(errors.New("more arguments than can be judged for a program that takes its function from them"))
 		}
-		if isMultiCall(base) {
-			p.Applet = applet(base, command)
-		} else if prog := loaderTarget(command); prog != "" {
-			p.Loaded = absolute(c.TID, unix.AT_FDCWD, prog)
-			if lf, err := lookup(c.TID, c.PID, unix.AT_FDCWD, prog); err == nil {
-				p.Loaded = lf.path
-				lf.close()
-			}
-		}
+		c.behind(p, is, command)
 	}
 	return p, nil
+}
+
+// behind tells which function of a multi-call binary, or which program behind
+// a loader, the arguments name: that program may be a multi-call binary again.
+func (c *Call) behind(p *Program, is nature, command []string) {
+	if is.loader {
+		argv := loaded(command)
+		if argv == nil {
+			return
+		}
+		p.Loaded = absolute(c.TID, unix.AT_FDCWD, argv[0])
+		f, err := lookup(c.TID, c.PID, unix.AT_FDCWD, argv[0])
+		if err != nil {
+			return // nothing will run
+		}
+		defer f.close()
+		p.Loaded = f.path
+		c.facts(p, f, false)
+		head, err := readHead(f)
+		if err != nil || !c.s.natures.of(f, head).multiCall {
+			return
+		}
+		command = argv[1:]
+	}
+	p.Applet = applet(command)
 }
 
 // executable returns the errno of an exec of something that is no program.
@@ -166,56 +192,6 @@ func shebang(head []byte) (interpreter, arg string, ok bool) {
 		return text, "", text != "" && (whole || len(head) < headSize)
 	}
 	return text[:i], strings.Trim(text[i:], " \t"), i > 0
-}
-
-// isLoader reports whether a base name is that of an ELF program loader.
-func isLoader(base string) bool {
-	return strings.HasPrefix(base, "ld-linux") || strings.HasPrefix(base, "ld-musl-") ||
-		strings.HasPrefix(base, "ld64.so") || strings.HasPrefix(base, "ld.so") ||
-		strings.HasPrefix(base, "ld-2.") && strings.HasSuffix(base, ".so")
-}
-
-// loaderTarget returns the program in the arguments of a loader (ld.so(8)).
-func loaderTarget(argv []string) string {
-	for i := 1; i < len(argv); i++ {
-		a := argv[i]
-		switch {
-		case a == "--":
-			if i+1 < len(argv) {
-				return argv[i+1]
-			}
-		case a == "--library-path", a == "--inhibit-rpath", a == "--audit", a == "--preload",
-			a == "--argv0", a == "--glibc-hwcaps-prepend", a == "--glibc-hwcaps-mask":
-			i++
-		case !strings.HasPrefix(a, "-"):
-			return a
-		}
-	}
-	return ""
-}
-
-// isMultiCall reports whether a base name is that of a program which takes
-// its function from argv.
-func isMultiCall(base string) bool {
-	return base == "toybox" || base == "busybox" || strings.HasPrefix(base, "busybox.") || strings.HasPrefix(base, "busybox-")
-}
-
-// applet returns the function a multi-call program takes from argv: its own
-// name there, or the argument behind it.
-func applet(base string, argv []string) string {
-	if len(argv) == 0 {
-		return ""
-	}
-	name := strings.TrimPrefix(path.Base(argv[0]), "-") // a login shell
-	if !isMultiCall(name) {
-		return name
-	}
-	for _, a := range argv[1:] {
-		if !strings.HasPrefix(a, "-") {
-			return path.Base(a)
-		}
-	}
-	return base
 }
 
 const (

@@ -120,6 +120,8 @@ type Config struct {
 	WatchUnix func() bool
 	// WatchFiles is that for changes to files; the filter must ask about them.
 	WatchFiles func() bool
+	// WatchPrograms reports whether the costly Facts of an exec are to be found.
+	WatchPrograms func() bool
 	// Exited is told of a child of ours that ended under our eyes during an
 	// exec, where no other wait can see it.
 	Exited func(pid int, status unix.WaitStatus)
@@ -131,7 +133,9 @@ type Supervisor struct {
 	b      backend
 	closed atomic.Bool
 	watch  watch
-	raw4   int // raw socket for answers under another name; -1 without CAP_NET_RAW
+
+	natures natures
+	raw4    int // raw socket for answers under another name; -1 without CAP_NET_RAW
 }
 
 // backend is a way to stop calls and to answer them.

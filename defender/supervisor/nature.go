@@ -1,0 +1,228 @@
+package supervisor
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// nature is what a program is by its content: a copy under another name is
+// still a loader or a multi-call binary.
+type nature struct {
+	loader    bool // runs the program that its arguments name
+	multiCall bool // takes its function from its arguments
+	foreign   bool // of a call table that the target does not have
+}
+
+// natures remembers what files are: reading one takes milliseconds. A file
+// that was changed since has another time of change, which nobody can set.
+type natures struct {
+	mu    sync.Mutex
+	known map[version]nature
+}
+
+type version struct {
+	id
+	size         int64
+	mtime, ctime unix.Timespec
+}
+
+const maxNatures = 4096
+
+// of returns the nature of f. Its name counts as well, for a file that cannot
+// be read, or is no ELF file at all.
+func (n *natures) of(f *file, head []byte) nature {
+	base := path.Base(f.path)
+	named := nature{loader: isLoader(base), multiCall: isMultiCall(base)}
+	if !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return named
+	}
+	v := version{f.id(), f.stat.Size, f.stat.Mtim, f.stat.Ctim}
+	n.mu.Lock()
+	got, ok := n.known[v]
+	n.mu.Unlock()
+	if !ok {
+		got = readNature(f)
+		n.mu.Lock()
+		if n.known == nil || len(n.known) >= maxNatures {
+			n.known = make(map[version]nature)
+		}
+		n.known[v] = got
+		n.mu.Unlock()
+	}
+	got.loader = got.loader || named.loader
+	got.multiCall = got.multiCall || named.multiCall
+	return got
+}
+
+// What programs say of themselves: BusyBox, Toybox and uutils; the single
+// binary of the GNU coreutils; musl's loader, which has no DT_SONAME. They are
+// put together here, so that this program has none of them in it.
+var (
+	// "multi-call binary", "multicall binary"
+	multiCallMarks = [][]byte{mark(" ", "call", "binary"), mark("-", "coreutils", "prog")}
+	loaderMark     = mark(" ", "Dynamic", "Program", "Loader")
+)
+
+func mark(between string, words ...string) []byte { return []byte(strings.Join(words, between)) }
+
+// maxScan is how far marks are looked for. They are constants, which lie near
+// the beginning of a file, and what is appended to it moves nothing.
+const maxScan = 4 << 20
+
+func readNature(f *file) nature {
+	var n nature
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return n
+	}
+	r := os.NewFile(uintptr(fd), f.path)
+	defer r.Close()
+	data := make([]byte, min(f.stat.Size, maxScan))
+	if got, err := io.ReadFull(r, data); err != nil {
+		data = data[:got]
+	}
+	for _, m := range multiCallMarks {
+		n.multiCall = n.multiCall || bytes.Contains(data, m)
+	}
+	h := readELF(data)
+	n.foreign = h.class == elf.ELFCLASS32 && slices.Contains(secondTables[runtime.GOARCH], h.machine)
+	// A library that is started by itself: it has nobody who loads it.
+	n.loader = h.typ == elf.ET_DYN && !h.interpreter && (h.soname || h.dynamic && bytes.Contains(data, loaderMark))
+	return n
+}
+
+// header is what the beginning of an ELF file tells (elf(5)).
+type header struct {
+	class       elf.Class
+	typ         elf.Type
+	machine     elf.Machine
+	interpreter bool // PT_INTERP
+	dynamic     bool // PT_DYNAMIC
+	soname      bool // DT_SONAME
+}
+
+// secondTables are the machines of 32-bit programs that a processor runs with
+// call tables of their own, which the filter closes. Others are for an
+// emulator.
+var secondTables = map[string][]elf.Machine{
+	"amd64": {elf.EM_386, elf.EM_X86_64},
+	"arm64": {elf.EM_ARM},
+}
+
+// readELF reads a little-endian header of either class. Of what is cut off or
+// makes no sense it says nothing.
+func readELF(data []byte) (h header) {
+	le := binary.LittleEndian
+	if len(data) < 64 || elf.Data(data[elf.EI_DATA]) != elf.ELFDATA2LSB {
+		return h
+	}
+	h.class, h.typ, h.machine = elf.Class(data[elf.EI_CLASS]), elf.Type(le.Uint16(data[16:])), elf.Machine(le.Uint16(data[18:]))
+	if h.class != elf.ELFCLASS64 {
+		return h
+	}
+	at, size, count := le.Uint64(data[32:]), uint64(le.Uint16(data[54:])), int(le.Uint16(data[56:]))
+	for ; count > 0 && at < uint64(len(data)) && uint64(len(data))-at >= 56; count-- {
+		segment := data[at:]
+		at += size
+		switch elf.ProgType(le.Uint32(segment)) {
+		case elf.PT_INTERP:
+			h.interpreter = true
+		case elf.PT_DYNAMIC:
+			h.dynamic = true
+			from, length := le.Uint64(segment[8:]), le.Uint64(segment[32:])
+			if from >= uint64(len(data)) {
+				continue
+			}
+			for entries := data[from:min(from+length, uint64(len(data)))]; len(entries) >= 16; entries = entries[16:] {
+				h.soname = h.soname || elf.DynTag(le.Uint64(entries)) == elf.DT_SONAME
+			}
+		}
+	}
+	return h
+}
+
+// isLoader reports whether a base name is that of an ELF program loader.
+func isLoader(base string) bool {
+	return strings.HasPrefix(base, "ld-linux") || strings.HasPrefix(base, "ld-musl-") ||
+		strings.HasPrefix(base, "ld64.so") || strings.HasPrefix(base, "ld.so") ||
+		strings.HasPrefix(base, "ld-2.") && strings.HasSuffix(base, ".so")
+}
+
+// loaded returns the arguments of the program that a loader's arguments name
+// (ld.so(8)), nil if they name none.
+func loaded(argv []string) []string {
+	argv0 := ""
+	for i := 1; i < len(argv); i++ {
+		a := argv[i]
+		switch {
+		case a == "--":
+			i++
+			if i >= len(argv) {
+				return nil
+			}
+		case a == "--argv0":
+			i++
+			if i < len(argv) {
+				argv0 = argv[i]
+			}
+			continue
+		case a == "--library-path", a == "--inhibit-rpath", a == "--audit", a == "--preload",
+			a == "--glibc-hwcaps-prepend", a == "--glibc-hwcaps-mask":
+			i++
+			continue
+		case strings.HasPrefix(a, "-"):
+			continue
+		}
+		program := append([]string{argv[i]}, argv[i+1:]...)
+		if argv0 != "" {
+			program[0] = argv0
+		}
+		return append([]string{argv[i]}, program...)
+	}
+	return nil
+}
+
+// isMultiCall reports whether a base name is one under which a multi-call
+// binary takes its function from its next argument: all of them take anything
+// that begins so.
+func isMultiCall(base string) bool {
+	for _, name := range []string{"busybox", "toybox", "coreutils"} {
+		if strings.HasPrefix(base, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// applet returns the function a multi-call program takes from argv: its own
+// name there, or the argument behind it, as often as that is such a name
+// again ("busybox busybox mkdir").
+func applet(argv []string) string {
+	name := ""
+	for i, a := range argv {
+		if i > 0 {
+			if option, value, ok := strings.Cut(a, "="); ok && strings.HasPrefix(option, "--coreutils") {
+				a = value // --coreutils-prog, --coreutils-prog-shebang
+			}
+			if strings.HasPrefix(a, "-") {
+				continue
+			}
+		}
+		name = strings.TrimPrefix(path.Base(a), "-") // a login shell
+		if !isMultiCall(name) {
+			return name
+		}
+	}
+	return name
+}
