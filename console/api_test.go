@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"appdefender/console/store"
 	"appdefender/policy"
+	"appdefender/wire"
 )
 
 const (
@@ -765,6 +767,44 @@ func TestErrorsHaveTwoReaders(t *testing.T) {
 		}
 	}()
 	b.Add(Route{Pattern: "GET /open", Handler: ping})
+}
+
+// What is refused stands in the log, with who asked and why, but never with
+// the secret that was tried.
+func TestRefusalsAreLogged(t *testing.T) {
+	b := newBench(t)
+	expired := b.as("editor")
+	b.clock.pass(bearerLife / 2)
+	reader := b.as("auditor")
+	b.clock.pass(bearerLife/2 + time.Minute)
+	d := b.enrolled()
+	for _, tt := range []struct {
+		name, method, path, body, header string
+		status                           int
+		want                             []string
+	}{
+		{"an expired session", "GET", "/api/v1/policy", "", expired, 401, []string{"path=/api/v1/policy", "the session has ended"}},
+		{"no session", "DELETE", "/api/v1/policy/rules/default", "", "X: y", 401, []string{"path=/api/v1/policy/rules/default", "sign in first"}},
+		{"a reader who changes", "DELETE", "/api/v1/policy/rules/default", "", reader, 403, []string{"who=auditor", "needs the role editor"}},
+		{"a reader who makes users", "POST", "/api/v1/users", `{"name":"x","role":"admin","password":"s3cret s3cret"}`, reader, 403, []string{"who=auditor", "needs the role admin"}},
+		{"a wrong password", "POST", "/api/v1/authenticate", `{"username":"admin","password":"s3cret s3cret"}`, "X: y", 401, []string{"path=/api/v1/authenticate"}},
+		{"a wrong enrolment token", "POST", wire.Path + "/enrol", `{"token":"s3cret s3cret"}`, "X: y", 401, []string{"path=" + wire.Path + "/enrol", "unknown, expired or used up"}},
+		{"a wrong credential", "GET", wire.Path + "/" + d.Instance + "/policy", "", "Authorization: Bearer s3cret", 401, []string{d.Instance, "wrong credential"}},
+	} {
+		b.log.Reset()
+		if a := b.do(tt.method, tt.path, tt.body, tt.header); a.status != tt.status {
+			t.Errorf("%s: status %d, want %d: %s", tt.name, a.status, tt.status, a.body)
+		}
+		line := b.log.String()
+		for _, want := range append(tt.want, "level=WARN", "status="+strconv.Itoa(tt.status), "from=127.0.0.1") {
+			if !strings.Contains(line, want) {
+				t.Errorf("%s: the log lacks %q: %s", tt.name, want, line)
+			}
+		}
+		if strings.Contains(line, "s3cret") {
+			t.Errorf("%s: the log has the secret: %s", tt.name, line)
+		}
+	}
 }
 
 func TestTokensAPI(t *testing.T) {

@@ -116,7 +116,7 @@ echo $i`
 func away(t *testing.T, gone time.Duration, inRow int) {
 	s := serve(t)
 	token := s.token("t")
-	s.rule(`{"name": "load", "collections": [{"name": "All"}], "processes": {"effect": "prevent", "blacklist": ["mkdir"]}}`)
+	s.rule("prevent", "mkdir")
 	enough := filepath.Join(t.TempDir(), "enough")
 	flags := []string{"--token-file", token, "--app-id", "task", "--data-dir", t.TempDir()}
 	task := s.protect(t, flags, "sh", "-c", mkdirs, enough, fmt.Sprint(inRow))

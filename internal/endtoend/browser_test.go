@@ -4,7 +4,6 @@ package endtoend
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"os"
 	"strings"
 	"testing"
@@ -12,14 +11,6 @@ import (
 
 	"appdefender/internal/browser"
 )
-
-// loop makes directories, one after the other, and says what became of each.
-const loop = `i=0
-while [ $i -lt 600 ]; do
-	i=$((i+1))
-	if mkdir "$0/d$i" 2>/dev/null; then echo "d$i made"; else echo "d$i refused"; fi
-	sleep 0.2
-done`
 
 // TestSampleTask is the document's way with a task that runs all the while: a
 // rule is made in the page, then its effect changed, and a second tab shows
@@ -30,18 +21,11 @@ func TestSampleTask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var shown *x509.Certificate = conn.ConnectionState().PeerCertificates[0]
+	shown := conn.ConnectionState().PeerCertificates[0]
 	conn.Close()
 	task := s.protect(t, []string{"--token-file", s.token("sample"), "--container", "sample-task", "--app-id", "sample:1"},
 		"sh", "-c", loop, t.TempDir())
-	last := func() string {
-		lines := strings.Fields(task.out.String())
-		if len(lines) == 0 {
-			return ""
-		}
-		return lines[len(lines)-1]
-	}
-	await(t, "the task makes directories", func() bool { return last() == "made" })
+	await(t, "the task makes directories", func() bool { return last(task) == "made" })
 
 	rules := browser.New(t, browser.Config{URL: s.url, Certificate: shown, Shots: os.Getenv("WEB_SHOTS"), Within: 5 * time.Minute})
 	rules.Open("/")
@@ -61,7 +45,7 @@ func TestSampleTask(t *testing.T) {
 	rules.Click(`#processes-effect label.prevent`)
 	rules.Type("#processes-deny", "mkdir")
 	rules.Click("#save")
-	took := await(t, "mkdir is refused", func() bool { return last() == "refused" })
+	took := await(t, "mkdir is refused", func() bool { return last(task) == "refused" })
 	rules.Says("The rule was added")
 	t.Logf("the first mkdir was refused %v after Save", took.Round(time.Millisecond))
 	row := func(effect string) string {
@@ -72,12 +56,12 @@ func TestSampleTask(t *testing.T) {
 
 	rules.ClickXPath(`//a[@class="rule-name" and text()="sample"]`)
 	rules.Says("Edit “sample”")
-	if audits.Is(row("alert")) || last() != "refused" {
+	if audits.Is(row("alert")) || last(task) != "refused" {
 		t.Error("mkdir passed under the effect prevent")
 	}
 	rules.Click(`#processes-effect label.alert`)
 	rules.Click("#save")
-	took = await(t, "mkdir passes", func() bool { return last() == "made" })
+	took = await(t, "mkdir passes", func() bool { return last(task) == "made" })
 	rules.Says("The rule was saved")
 	t.Logf("the first mkdir passed %v after Save", took.Round(time.Millisecond))
 	audits.Until(row("alert"))
@@ -85,6 +69,17 @@ func TestSampleTask(t *testing.T) {
 		t.Error("the page was loaded again")
 	}
 	audits.Shot("sample-audits")
+
+	// A program may be called anything.
+	nasty := s.protect(t, []string{"--token-file", s.token("nasty"), "--container", "sample-task"},
+		"sh", "-c", `ln -s /usr/bin/mkdir "$0/$1"; "$0/$1"; exit 0`, t.TempDir(), "<img src=x onerror=document.title=0>")
+	if status := nasty.exit(); status != 0 {
+		t.Errorf("status %d: %s", status, &nasty.err)
+	}
+	audits.Says("<img src=x onerror=document.title=0>")
+	if audits.Is(`document.querySelector("main img") || document.title === "0"`) {
+		t.Error("the name of a program is markup")
+	}
 	rules.Open("/manage/defenders")
 	rules.Says("sample:1")
 	rules.Says("connected")

@@ -37,7 +37,7 @@ func TestDiskFull(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "audit.log")
 	goOn := filepath.Join(t.TempDir(), "go on")
 	s := serve(t)
-	s.rule(`{"name": "true", "collections": [{"name": "All"}], "processes": {"effect": "alert", "blacklist": ["true"]}}`)
+	s.rule("alert", "true")
 	disk := t.TempDir()
 	p := onSmallDisk(t, disk,
 		filepath.Join(bin, "defender"), "run", "--console", s.url, "--ca", s.ca(), "--token-file", s.token("t"), "--app-id", "full",

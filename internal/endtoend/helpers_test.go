@@ -278,14 +278,15 @@ func (s *server) token(name string) string {
 	return path
 }
 
-// rule adds a rule before all others, or replaces the one of its name.
-func (s *server) rule(rule string) {
+// rule makes what launching a program does, before all other rules.
+func (s *server) rule(effect, program string) {
 	s.t.Helper()
-	var named struct{ Name string }
-	if err := json.Unmarshal([]byte(rule), &named); err != nil {
+	rule := map[string]any{"name": "test", "processes": map[string]any{"effect": effect, "deny": []string{program}}}
+	if status, err := s.do("PUT", "/api/v1/policy/rules/test", rule, nil); status == http.StatusNotFound {
+		s.must("POST", "/api/v1/policy/rules", rule, nil)
+	} else if err != nil {
 		s.t.Fatal(err)
 	}
-	s.must("POST", "/api/v1/policies/runtime/app-embedded", json.RawMessage(rule), nil)
 }
 
 // known is a Defender as the Console has it.
