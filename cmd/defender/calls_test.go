@@ -343,3 +343,31 @@ void _start(void)
 		}
 	}
 }
+
+// TestControlData sends what only some may send, with and without the right
+// to: we have it, and must not lend it.
+func TestControlData(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	for way, privileged := range map[string]bool{"mark": true, "hopopts": true, "ttl": false, "retopts": false, "bad": false} {
+		for _, who := range []string{"", "-none", "-user"} {
+			t.Run(way+who, func(t *testing.T) {
+				t.Parallel()
+				addr := "127.0.0.1"
+				if way == "hopopts" {
+					addr = "::1"
+				}
+				s := newSinks(t, addr)
+				argv := []string{victim("control"), way + who, addr, s.port}
+				native := run{}.native(t, argv...)
+				if privileged && who != "" && !strings.HasSuffix(native.out, ": EPERM\n") {
+					t.Fatalf("alone: %q %s", native.out, native.err)
+				}
+				r := run{}.protected(t, argv...)
+				if r.out != native.out {
+					t.Errorf("protected: %q %s, alone: %q", r.out, r.err, native.out)
+				}
+			})
+		}
+	}
+}

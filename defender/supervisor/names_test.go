@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -305,6 +306,36 @@ func BenchmarkReadNature(b *testing.B) {
 			defer f.close()
 			for b.Loop() {
 				readNature(f)
+			}
+		})
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	dir := b.TempDir()
+	name := filepath.Join(dir, "file")
+	if err := os.WriteFile(name, nil, 0o644); err != nil {
+		b.Fatal(err)
+	}
+	b.Chdir(dir)
+	for _, path := range []string{name, "file"} {
+		b.Run("lookup "+strconv.FormatBool(path[0] == '/'), func(b *testing.B) {
+			for b.Loop() {
+				f, err := lookup(os.Getpid(), os.Getpid, unix.AT_FDCWD, path)
+				if err != nil {
+					b.Fatal(err)
+				}
+				f.close()
+			}
+		})
+		b.Run("place "+strconv.FormatBool(path[0] == '/'), func(b *testing.B) {
+			c := &Call{TID: os.Getpid(), pid: os.Getpid()}
+			for b.Loop() {
+				p, err := c.place(unix.AT_FDCWD, path)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p.close()
 			}
 		})
 	}

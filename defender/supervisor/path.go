@@ -74,7 +74,7 @@ func lookupFrom(root, base, tid int, pid func() int, name string) (*file, error)
 		scope = 0
 	}
 	fd, err := -1, error(unix.ELOOP)
-	if scope != 0 || sameRoot(tid, root) {
+	if scope != 0 || sameRoot(root) {
 		fd, err = unix.Openat2(base, name, &unix.OpenHow{
 			Flags:   unix.O_PATH | unix.O_CLOEXEC,
 			Resolve: scope | unix.RESOLVE_NO_MAGICLINKS,
@@ -117,7 +117,7 @@ func newFile(fd, root int) (*file, error) {
 		f.close()
 		return nil, err
 	}
-	name, err := readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	name, err := nameOf(fd)
 	if err != nil {
 		f.close()
 		return nil, errUnreadable(fmt.Errorf("naming a file: %w", err))
@@ -126,7 +126,11 @@ func newFile(fd, root int) (*file, error) {
 		name = strings.TrimSuffix(name, " (deleted)")
 	}
 	f.full = name
-	if prefix, err := readlink(fmt.Sprintf("/proc/self/fd/%d", root)); err == nil && prefix != "/" {
+	if sameRoot(root) {
+		f.path = name
+		return f, nil
+	}
+	if prefix, err := nameOf(root); err == nil && prefix != "/" {
 		if rest, ok := strings.CutPrefix(name, prefix); ok && strings.HasPrefix(rest, "/") {
 			name = rest
 		}
@@ -154,10 +158,49 @@ func openBase(tid, dirfd int) (int, error) {
 	return fd, err
 }
 
-// ourRoot and ourMounts identify what the supervisor itself sees.
-var ourRoot, ourMounts = func() (id, id) {
-	return statID("/"), statID("/proc/self/ns/mnt")
+// nameOf returns the name that a descriptor of ours was opened by, as far as
+// it still has that.
+func nameOf(fd int) (string, error) {
+	var buf [unix.PathMax]byte
+	n, err := unix.Readlinkat(ourFDs, strconv.Itoa(fd), buf[:])
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// ourFDs is /proc/self/fd, which is quicker to look up from than by its path.
+var ourFDs = func() int {
+	fd, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1 // no /proc: nothing can be named
+	}
+	return fd
 }()
+
+// mount is a folder in a mount. Mounts of other namespaces have other ids.
+type mount struct {
+	id
+	mnt uint64 // 0 before Linux 5.8
+}
+
+// ourRoot identifies what the supervisor itself sees.
+var ourRoot = func() mount {
+	fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return mount{}
+	}
+	defer unix.Close(fd)
+	return mountOf(fd)
+}()
+
+func mountOf(fd int) mount {
+	var st unix.Statx_t
+	if unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_MNT_ID, &st) != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return mount{}
+	}
+	return mount{id{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}, st.Mnt_id}
+}
 
 func statID(name string) id {
 	var st unix.Stat_t
@@ -168,14 +211,10 @@ func statID(name string) id {
 }
 
 // sameRoot reports whether absolute symbolic links lead the target where they
-// lead us.
-func sameRoot(tid, root int) bool {
-	var st unix.Stat_t
-	if unix.Fstat(root, &st) != nil || (id{st.Dev, st.Ino}) != ourRoot {
-		return false
-	}
-	mounts, err := statProc(tid, "ns/mnt")
-	return err == nil && (id{mounts.Dev, mounts.Ino}) == ourMounts
+// lead us. Where the kernel does not tell mounts apart nobody can say.
+func sameRoot(root int) bool {
+	m := mountOf(root)
+	return m.mnt != 0 && m == ourRoot
 }
 
 const maxLinks = 40 // MAXSYMLINKS of the kernel

@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -10,11 +11,11 @@ import (
 
 // Within runs f on behalf of thread tid, without those of the given
 // capabilities (a bit each) that the thread does not have itself: f must not
-// do for the target what the kernel would refuse it.
+// do for the target what the kernel would refuse it. f may be run twice: what
+// is refused without a capability is tried with it, if the target has it.
 //
-// Capabilities count in their own user namespace only. foreign reports that
-// the thread is in another one than we are, or may be; then f runs without
-// any of them.
+// Capabilities count in their own user namespace only. foreign reports that f
+// was refused, and that the thread is in another one than we are, or may be.
 func Within(tid int, caps uint64, f func() error) (foreign bool, err error) {
 	runtime.LockOSThread() // capabilities belong to it
 	defer runtime.UnlockOSThread()
@@ -22,26 +23,34 @@ func Within(tid int, caps uint64, f func() error) (foreign bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var theirs uint64
-	if foreign = !sameUserNS(tid); !foreign {
-		st, err := ReadStatus(tid)
-		if err != nil {
-			return false, unix.ESRCH
-		}
-		theirs = st.CapEff
+	caps &= ours
+	err = without(ours, caps, f)
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
+		return false, err
 	}
-	drop := ours & caps &^ theirs
-	if drop == 0 {
-		return foreign, f()
+	if !sameUserNS(tid) {
+		return true, err
 	}
-	if err := setEffective(ours &^ drop); err != nil {
-		return foreign, err
+	st, serr := ReadStatus(tid)
+	if serr != nil || st.CapEff&caps == 0 {
+		return false, err
 	}
-	err = f()
+	return false, without(ours, caps&^st.CapEff, f)
+}
+
+// without runs f with the capabilities ours but for some.
+func without(ours, some uint64, f func() error) error {
+	if some == 0 {
+		return f()
+	}
+	if err := setEffective(ours &^ some); err != nil {
+		return err
+	}
+	err := f()
 	if back := setEffective(ours); back != nil {
 		panic(fmt.Sprintf("taking our own capabilities back: %v", back))
 	}
-	return foreign, err
+	return err
 }
 
 var ourUserNS = func() (st unix.Stat_t) {
