@@ -19,10 +19,11 @@ type Format string
 const (
 	TaskDefinition Format = "task-definition" // of ECS, in JSON
 	CloudFormation Format = "cloudformation"  // a template or one resource, in JSON or YAML
+	Dockerfile     Format = "dockerfile"
 )
 
 // Formats are all of them.
-var Formats = []Format{TaskDefinition, CloudFormation}
+var Formats = []Format{TaskDefinition, CloudFormation, Dockerfile}
 
 var byteOrderMark = []byte("\ufeff")
 
@@ -33,6 +34,9 @@ var byteOrderMark = []byte("\ufeff")
 // options it stays as it is, with others those are changed.
 func Embed(f Format, definition []byte, o Options) ([]byte, *Report, error) {
 	return withoutMark(definition, func(text []byte) ([]byte, *Report, error) {
+		if f == Dockerfile {
+			return embedDockerfile(text, o)
+		}
 		return embedTree(f, text, o)
 	})
 }
@@ -41,6 +45,9 @@ func Embed(f Format, definition []byte, o Options) ([]byte, *Report, error) {
 // with what has been changed by hand since.
 func Remove(f Format, definition []byte) ([]byte, *Report, error) {
 	return withoutMark(definition, func(text []byte) ([]byte, *Report, error) {
+		if f == Dockerfile {
+			return removeDockerfile(text)
+		}
 		return removeTree(f, text)
 	})
 }
@@ -167,6 +174,9 @@ type Image struct {
 	Command    []string `json:"command"`
 	// Of is the image's name, if it was looked up.
 	Of string `json:"of,omitempty"`
+	// Shell and OnBuild matter to a Dockerfile that is made from the image.
+	Shell   []string `json:"shell,omitempty"`
+	OnBuild []string `json:"onbuild,omitempty"`
 }
 
 // prior is what a protected group was told when it was protected.

@@ -47,6 +47,7 @@ const (
 const (
 	envConsole   = "DEFENDER_CONSOLE"
 	envToken     = "DEFENDER_TOKEN"
+	envTokenFile = "DEFENDER_TOKEN_FILE"
 	envCA        = "DEFENDER_CA"
 	envPolicy    = "DEFENDER_POLICY"
 	envAppID     = "DEFENDER_APP_ID"
@@ -64,7 +65,7 @@ const (
 // ours are the variables that embedding sets in a container. Others that begin
 // with DEFENDER_ are the owner's, to set switches of "defender run".
 var ours = map[string]bool{
-	envConsole: true, envToken: true, envCA: true, envPolicy: true,
+	envConsole: true, envToken: true, envTokenFile: true, envCA: true, envPolicy: true,
 	envAppID: true, envContainer: true, envImage: true, envDataDir: true, envWait: true,
 }
 

@@ -57,6 +57,13 @@ type Options struct {
 	// Lookup finds what an image says, for containers that rely on it; nil
 	// leaves it to the two tables.
 	Lookup func(image string) (Image, error)
+	// Target is the stage of a Dockerfile to protect; empty: the last.
+	Target string
+	// BuildArgs are values of a Dockerfile's ARGs that FROM uses.
+	BuildArgs map[string]string
+	// Context is the folder, in a Dockerfile's context, that has the Defender's
+	// files; empty: they come from DefenderImage.
+	Context string
 	// Skip are containers to leave unprotected.
 	Skip []string
 

@@ -38,6 +38,14 @@ var embedFormats = []embedFormat{
 		"FILE is a template, or one resource, in JSON or YAML. Ref, Fn::Sub and the like stay as\n" +
 			"they are; one that makes a whole list of containers or of an entry point is refused.\n" +
 			"--token-secret may be one too: --token-secret '!Ref TokenSecret'.", perContainer,
+	}, {
+		inject.Dockerfile, "protect what a Dockerfile builds", "Dockerfile",
+		"The defender's lines go to the end of the last stage, or of the --target; if the image\n" +
+			"needs a policy or a CA, a small stage before it writes those. No line of yours changes.",
+		"ENTRYPOINT, CMD, SHELL, ARG and stages are followed as Docker does. What is in no line is\n" +
+			"in the image that the first stage is made from: say that with --entrypoint '[\"…\"]'\n" +
+			"and --command '[\"…\"]'. The token comes when the container is started: as DEFENDER_TOKEN,\n" +
+			"or as a file in /run/secrets that --token-secret names.",
 	},
 }
 
@@ -64,7 +72,7 @@ func (a *app) embedCommand(f embedFormat) *cli.Command {
 			"as it is, to the byte. One that is protected already is brought up to date: flags left\n" +
 			"out keep what it has. --remove gives the original back.\n\n" + f.image,
 		OnUsageError: usageError,
-		Flags: []cli.Flag{
+		Flags: append(f.flags(), []cli.Flag{
 			&cli.StringFlag{Name: "defender-image", Usage: "`IMAGE` that holds the defender"},
 			&cli.StringFlag{Name: "console", Usage: "`URL` of the Console"},
 			&cli.StringFlag{Name: "token-secret", Usage: "`NAME` of the platform's secret that holds the enrolment token, such as an ARN"},
@@ -82,8 +90,20 @@ func (a *app) embedCommand(f embedFormat) *cli.Command {
 			&cli.BoolFlag{Name: "diff", Usage: "print what would change, and nothing else"},
 			&cli.BoolFlag{Name: "check", Usage: "print nothing; exit with 1 unless FILE is protected and these flags would change nothing"},
 			&cli.BoolFlag{Name: "remove", Aliases: []string{"undo"}, Usage: "take the protection out again"},
-		},
+		}...),
 		Action: func(c *cli.Context) error { return a.embed(c, f) },
+	}
+}
+
+// flags returns those that only this format has.
+func (f embedFormat) flags() []cli.Flag {
+	if f.format != inject.Dockerfile {
+		return nil
+	}
+	return []cli.Flag{
+		&cli.StringFlag{Name: "target", Usage: "protect stage `NAME` or number, not the last"},
+		&cli.StringSliceFlag{Name: "build-arg", Usage: "`NAME=VALUE` of an ARG that FROM uses"},
+		&cli.StringFlag{Name: "context", Usage: "copy the defender's files from `DIR` of the build's context, not from an image"},
 	}
 }
 
@@ -147,6 +167,7 @@ func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 	o := inject.Options{
 		DefenderImage: c.String("defender-image"), Console: c.String("console"), TokenSecret: c.String("token-secret"),
 		DataDir: c.String("data-dir"), AppID: c.String("app-id"), Skip: c.StringSlice("skip"), Version: version,
+		Target: c.String("target"), Context: c.String("context"),
 	}
 	if c.IsSet("wait-for-policy") {
 		wait := c.Duration("wait-for-policy")
@@ -184,6 +205,9 @@ func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 	if o.Entrypoints, err = byName(c.StringSlice("entrypoint"), words); err != nil {
 		bad("entrypoint", err)
 	}
+	if o.BuildArgs, err = byName(c.StringSlice("build-arg"), func(s string) (string, error) { return s, nil }); err != nil {
+		bad("build-arg", err)
+	}
 	if o.Commands, err = byName(c.StringSlice("command"), words); err != nil {
 		bad("command", err)
 	}
@@ -197,12 +221,18 @@ func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 	return o, errors.Join(errs...)
 }
 
-// byName reads NAME=VALUE, each name once.
+// byName reads NAME=VALUE, each name once. A list by itself is for the only
+// container there is.
 func byName[V any](list []string, read func(string) (V, error)) (map[string]V, error) {
 	var m map[string]V
 	for _, s := range list {
 		name, value, ok := strings.Cut(s, "=")
-		if !ok || name == "" || value == "" {
+		if strings.HasPrefix(s, "[") {
+			name, value, ok = "", s, true
+		} else if name == "" {
+			ok = false
+		}
+		if !ok || value == "" {
 			return nil, fmt.Errorf("%q is not NAME=VALUE", s)
 		}
 		if _, twice := m[name]; twice {

@@ -1,0 +1,103 @@
+//go:build platforms
+
+package inject_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"appdefender/inject"
+)
+
+// podman is a machine to build and run images on, with an image of the
+// defender and one of busybox in it.
+type podman struct {
+	t    *testing.T
+	base string // the image of busybox
+	def  string // of the defender
+}
+
+func newPodman(t *testing.T) *podman {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	if _, err := exec.LookPath("podman"); err != nil {
+		t.Skip("needs podman and runc")
+	}
+	conf := filepath.Join(t.TempDir(), "containers.conf")
+	text := "[containers]\ndefault_ulimits = [\"nofile=20000:20000\",\"nproc=4096:4096\"]\n[engine]\nruntime = \"runc\"\n"
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CONTAINERS_CONF", conf)
+	t.Setenv("BUILDAH_RUNTIME", "runc")
+	p := &podman{t: t, base: "localhost/embed-test-base", def: "localhost/embed-test-defender"}
+	root := seedRoot(t, "/bin/mkdir test && echo made it\necho arguments $#\nexit 42\n")
+	p.sh(`tar -C "$1" -c . | podman import -q - "$2"`, root, p.base)
+	sidecar := sidecarRoot(t, build(t, "../cmd/defender", true))
+	p.sh(`tar -C "$1" -c . | podman import -q -c 'VOLUME /var/lib/appdefender' -c 'USER 65532' - "$2"`, sidecar, p.def)
+	t.Cleanup(func() { p.sh(`podman rmi -f "$@"`, p.base, p.def) })
+	return p
+}
+
+func (p *podman) sh(script string, args ...string) string {
+	p.t.Helper()
+	out, err := exec.Command("sh", append([]string{"-ec", script, "sh"}, args...)...).CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("%s %q: %v\n%s", script, args, err, out)
+	}
+	return string(out)
+}
+
+// run starts an image and returns what it says and its exit status.
+func (p *podman) run(args ...string) (string, int) {
+	p.t.Helper()
+	cmd := exec.Command("podman", append([]string{"run", "--rm", "--network", "none"}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		p.t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+const denyMkdir = "version: 1\nrules: [{name: seed, processes: {effect: prevent, deny: [mkdir]}}]\n"
+
+// What is built from a protected Dockerfile starts what it did, protected.
+func TestBuildDockerfile(t *testing.T) {
+	p := newPodman(t)
+	for name, tt := range map[string]struct{ text, said string }{
+		"exec form":       {"FROM " + p.base + "\nENTRYPOINT [\"entry.sh\"]\nCMD [\"a\", \"b c\"]\n", "arguments 2"},
+		"shell form":      {"FROM " + p.base + "\nENTRYPOINT exec entry.sh a\n", "arguments 1"},
+		"CMD only":        {"FROM " + p.base + " AS base\nCMD [\"entry.sh\"]\nFROM base\nUSER 1000\n", "arguments 0"},
+		"not root, SHELL": {"ARG BASE=" + p.base + "\nFROM ${BASE}\nUSER 1000\nSHELL [\"/bin/sh\", \"-e\", \"-c\"]\nWORKDIR /\nCMD entry.sh x y z || exit 42\n", "arguments 3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p.t = t
+			o := inject.Options{DefenderImage: p.def, Policy: []byte(denyMkdir), AppID: "test:1"}
+			if !strings.Contains(tt.text, "ENTRYPOINT") {
+				o.Entrypoints = map[string][]string{"": {}}
+			}
+			if name == "CMD only" {
+				o.Commands = map[string][]string{"": {}}
+			}
+			out, _, err := inject.Embed(inject.Dockerfile, []byte(tt.text), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), out, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			p.sh(`podman build --network host --no-cache --pull=never --format docker -t embed-test-built "$1"`, dir)
+			defer p.sh(`podman rmi -f embed-test-built`)
+			said, exit := p.run("--cap-add", "SYS_PTRACE", "embed-test-built")
+			if exit != 42 || strings.Contains(said, "made it") || !strings.Contains(said, `"ruleName":"seed"`) || !strings.Contains(said, tt.said+"\n") {
+				t.Errorf("exit %d, said:\n%s\nbuilt from:\n%s", exit, said, out)
+			}
+		})
+	}
+}
