@@ -24,7 +24,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 filepath.Join("testdata", "script"),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(2 * hangAfter), // or a hang would take all tests with it
+		Deadline:            time.Now().Add(15 * hangAfter), // or a hang would take all tests with it
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 			e.Setenv("BIN", bin)

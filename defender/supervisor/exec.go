@@ -23,6 +23,7 @@ const atExecveCheck = 0x10000
 // must be answered, not continued: another thread could have changed the path
 // to one that does.
 func (s *Supervisor) exec(c *Call) {
+	c.slow()
 	c.Op, c.Name = Exec, "execve"
 	pathAt, dirfd, flags := c.arg(0), unix.AT_FDCWD, 0
 	c.argvAt = c.arg(1)

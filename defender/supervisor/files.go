@@ -108,6 +108,7 @@ func (s *Supervisor) change(c *Call, ch change) {
 		c.unknown(c.Unknown)
 		return
 	}
+	c.slow()
 	err := ch.describe(c)
 	if gone := c.pending(); gone != nil {
 		c.replied = true

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -57,6 +58,7 @@ func (t *threads) interruptUntil(stop <-chan struct{}) {
 type watch struct {
 	mu      sync.Mutex
 	blocked map[*Call]int // the receiver's thread
+	fresh   []*Call       // those that other calls still wait for
 	running bool
 }
 
@@ -70,8 +72,9 @@ func (w *watch) full() bool {
 	return len(w.blocked) >= maxBlocked
 }
 
-// run runs f, which blocks in one system call of this thread, and interrupts
-// it once the target's call is gone or a signal waits for the target.
+// run runs f, which may block in one system call of this thread. Once it has,
+// other calls no longer wait for it; and it is interrupted when the target's
+// call is gone or a signal waits for the target.
 //
 // Precondition: the OS thread is locked.
 func (w *watch) run(c *Call, f func()) {
@@ -80,6 +83,7 @@ func (w *watch) run(c *Call, f func()) {
 		w.blocked = make(map[*Call]int)
 	}
 	w.blocked[c] = sys.Gettid()
+	w.fresh = append(w.fresh, c)
 	if !w.running {
 		w.running = true
 		go w.look()
@@ -88,24 +92,43 @@ func (w *watch) run(c *Call, f func()) {
 	f()
 	w.mu.Lock() // from here on no interrupt can come
 	delete(w.blocked, c)
+	if i := slices.Index(w.fresh, c); i >= 0 {
+		w.fresh = slices.Delete(w.fresh, i, i+1)
+	}
 	w.mu.Unlock()
 }
 
-// look runs while anything blocks.
+// look runs while anything blocks. It spends a tenth of its time on asking
+// after signals, however many calls there are.
 func (w *watch) look() {
+	next := time.Now()
 	for {
-		time.Sleep(4 * time.Millisecond)
+		time.Sleep(time.Millisecond)
 		w.mu.Lock()
 		if len(w.blocked) == 0 {
 			w.running = false
 			w.mu.Unlock()
 			return
 		}
-		for c, tid := range w.blocked {
-			if c.s.closed.Load() || c.pending() != nil || c.s.interrupted(c.TID) {
-				_ = sys.Tgkill(tid, interruptSignal)
-			}
+		for _, c := range w.fresh {
+			c.slow()
+		}
+		clear(w.fresh)
+		w.fresh = w.fresh[:0]
+		if now := time.Now(); now.After(next) {
+			w.interrupt()
+			took := time.Since(now)
+			next = now.Add(took + max(3*time.Millisecond, 9*took))
 		}
 		w.mu.Unlock()
+	}
+}
+
+// interrupt interrupts every call that is to be given up.
+func (w *watch) interrupt() {
+	for c, tid := range w.blocked {
+		if c.s.closed.Load() || c.pending() != nil || c.s.interrupted(c.TID) {
+			_ = sys.Tgkill(tid, interruptSignal)
+		}
 	}
 }

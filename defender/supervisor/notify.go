@@ -15,19 +15,30 @@ import (
 
 // notify hears of calls over a seccomp listener.
 //
-// Several receivers, each an OS thread of its own, take notifications. A
-// receiver may block in its reply: a connect that waits for the network, an
-// exec from a slow disk. The last idle receiver starts another before it
-// works, so somebody always waits for the next call. There are no locks
-// between receivers; what they share is atomic or behind the short mutexes of
-// interrupt_linux.go.
+// One receiver, an OS thread of its own, leads: it waits for the next call,
+// and the rest are parked. The kernel would wake every thread that waits, and
+// two of them cost twice the call. The leader answers what it takes at once
+// and goes on. Where it may block (a program or path on a slow disk, a connect
+// that waits for the network), another receiver takes the lead meanwhile.
+//
+// There are no locks between receivers; what they share is atomic or behind
+// the short mutexes of interrupt_linux.go.
 type notify struct {
 	s        *Supervisor
 	listener int
-	idle     atomic.Int32
 	slots    chan int
 	wg       sync.WaitGroup
 	threads  threads
+
+	parked atomic.Int32  // receivers that wait for a turn and were promised none
+	turns  atomic.Uint32 // promised and not yet taken; a futex
+	vacant atomic.Bool   // nobody leads: there was no slot for another receiver
+}
+
+// lead is one receiver's: whether it leads.
+type lead struct {
+	b  *notify
+	on atomic.Bool
 }
 
 // Notify returns a supervisor for the calls that arrive at listener, which is
@@ -42,19 +53,14 @@ func Notify(listener int, cfg Config) *Supervisor {
 	return s
 }
 
-const (
-	minIdle = 2 // receivers that wait even when nothing happens
-	maxIdle = 8
-)
+// maxParked is how many receivers are kept for later.
+const maxParked = 8
 
 func (b *notify) start() {
 	if b.s.cfg.Levels.SyncWakeUp {
 		_ = sys.SyncWakeUp(b.listener)
 	}
-	b.idle.Add(minIdle)
-	for range minIdle {
-		b.wg.Go(b.receive)
-	}
+	b.wg.Go(b.receive)
 }
 
 func (b *notify) close() {
@@ -64,18 +70,64 @@ func (b *notify) close() {
 	unix.Close(b.listener)
 }
 
+// pass gives the lead to another receiver, if this one has it.
+func (l *lead) pass() {
+	if l != nil && l.on.CompareAndSwap(true, false) && !l.b.s.closed.Load() {
+		l.b.next()
+	}
+}
+
+// next has a parked receiver lead, or a new one.
+func (b *notify) next() {
+	for {
+		n := b.parked.Load()
+		if n == 0 {
+			b.wg.Go(b.receive)
+			return
+		}
+		if b.parked.CompareAndSwap(n, n-1) {
+			b.turns.Add(1)
+			sys.FutexWake(&b.turns)
+			return
+		}
+	}
+}
+
+// await parks a receiver until it is to lead. It returns false if it is not
+// needed any more.
+func (b *notify) await() bool {
+	if b.parked.Load() >= maxParked && !b.vacant.Load() {
+		return false
+	}
+	b.parked.Add(1)
+	if b.vacant.Swap(false) {
+		b.next()
+	}
+	for !b.s.closed.Load() {
+		if n := b.turns.Load(); n == 0 {
+			sys.FutexWait(&b.turns, 0)
+		} else if b.turns.CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
+	return false
+}
+
 // receive is one receiver. Its slot in shared memory holds the notification
 // from the moment the kernel hands it out until it is answered, so that a
 // guardian can answer for us.
-//
-// Precondition: the caller has counted this receiver as idle.
 func (b *notify) receive() {
 	runtime.LockOSThread() // for ptrace; never unlocked: the thread ends with us
 	var slot int
 	select {
 	case slot = <-b.slots:
 	default:
-		b.idle.Add(-1) // 4096 calls at once: the next ones wait for them
+		// 4096 calls at once: the next ones wait for them. Whoever parks sees
+		// that nobody leads, or we see that somebody has parked.
+		b.vacant.Store(true)
+		if b.parked.Load() > 0 && b.vacant.Swap(false) {
+			b.next()
+		}
 		return
 	}
 	buf := early.Slot(slot)
@@ -84,6 +136,8 @@ func (b *notify) receive() {
 	defer b.threads.remove(tid)
 	known := make(pids)
 	defer known.forget()
+	l := &lead{b: b}
+	l.on.Store(true)
 	for !b.s.closed.Load() {
 		n, err := sys.Recv(b.listener, buf)
 		if err != nil {
@@ -91,19 +145,17 @@ func (b *notify) receive() {
 			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) && !b.deserted() {
 				continue
 			}
-			break // the listener is closed, or nobody is left to listen to
+			return // the listener is closed, or nobody is left to listen to
 		}
-		if b.idle.Add(-1) == 0 && !b.s.closed.Load() {
-			b.idle.Add(1)
-			b.wg.Go(b.receive)
-		}
-		b.handle(n, buf, known)
+		b.handle(n, buf, known, l)
 		clear(buf)
-		if b.idle.Add(1) > maxIdle {
-			break
+		if !l.on.Load() {
+			if !b.await() {
+				return
+			}
+			l.on.Store(true)
 		}
 	}
-	b.idle.Add(-1)
 }
 
 // deserted reports whether no process has the filter any more.
@@ -113,8 +165,8 @@ func (b *notify) deserted() bool {
 	return err == nil && p[0].Revents&unix.POLLHUP != 0
 }
 
-func (b *notify) handle(n *sys.Notif, slot []byte, known pids) {
-	c := &Call{s: b.s, regs: n.Data, id: n.ID, slot: slot, pids: known, TID: int(n.TID), socket: -1, word: 8}
+func (b *notify) handle(n *sys.Notif, slot []byte, known pids, l *lead) {
+	c := &Call{s: b.s, lead: l, regs: n.Data, id: n.ID, slot: slot, pids: known, TID: int(n.TID), socket: -1, word: 8}
 	defer c.closeSocket()
 	if n.TID == 0 {
 		// A process outside our pid namespace: there is nothing to look at.

@@ -501,6 +501,9 @@ func (c *Call) attempt(name []byte, next func(int, error)) {
 		next(0, unix.EAGAIN)
 		return
 	}
+	if !c.Addr.Addr().IsLoopback() {
+		c.slow() // a network takes its time; loopback hardly ever does
+	}
 	var n int
 	var err error
 	c.s.b.wait(c, func() { n, err = c.performBlocking(name) }, func() { next(n, err) })

@@ -83,6 +83,7 @@ type Call struct {
 	regs     sys.Data
 	id       uint64 // of the notification
 	slot     []byte // of shared memory, with the notification; nil without one
+	lead     *lead  // of the receiver; nil without one
 	task     *task  // of the tracer; nil without one
 	worker   bool   // a goroutine that is not the tracer's has the call
 	pids     pids
@@ -332,6 +333,10 @@ func (c *Call) answer(a answer) error {
 	c.closeSocket()
 	return c.s.b.answer(c, a)
 }
+
+// slow says that what comes may block, on a disk or on the target: other calls
+// shall not wait for it.
+func (c *Call) slow() { c.lead.pass() }
 
 // unknown hands a call to the handler whose arguments we could not read.
 func (c *Call) unknown(err error) {
