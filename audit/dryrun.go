@@ -91,7 +91,7 @@ func subject(r *Record) string {
 	switch {
 	case r.Call != "":
 		return "unreadable call " + r.Call
-	case r.Domain != "":
+	case r.Domain != "" && r.IP == "":
 		if r.QueryType != "" {
 			return fmt.Sprintf("lookup of %s (%s)", r.Domain, r.QueryType)
 		}

@@ -52,6 +52,15 @@ func Message(ev *policy.Event, v policy.Verdict) string {
 			return fmt.Sprintf("DNS resolution of mining pool %s triggered by %s", clean(ev.Domain), who)
 		}
 		return fmt.Sprintf("Outbound connection %s to a mining pool (IP: %s, port %d)", who, clean(ev.Addr.Addr().String()), ev.Addr.Port())
+	case policy.Rebinding:
+		return fmt.Sprintf("DNS resolution of domain name %s triggered by %s leads to a private address", clean(ev.Domain), who)
+	case policy.Tunnel:
+		return fmt.Sprintf("%s carries data out by DNS resolution (%s)", who, clean(ev.Domain))
+	case policy.EncryptedDNS:
+		if ev.Kind == policy.Lookup {
+			return fmt.Sprintf("DNS resolution of encrypted resolver %s triggered by %s", clean(ev.Domain), who)
+		}
+		return fmt.Sprintf("Outbound connection %s to an encrypted resolver (IP: %s, port %d)", who, clean(ev.Addr.Addr().String()), ev.Addr.Port())
 	case policy.Unreadable:
 		if ev.Kind == policy.Unknown {
 			return fmt.Sprintf("Call %s of %s could not be read (%s)", clean(ev.Call), who, clean(ev.Why))

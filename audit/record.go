@@ -127,6 +127,9 @@ func New(src *Source, ev *policy.Event, v policy.Verdict, out Outcome) Record {
 	r.Command = CommandLine(ev.Subject.Command)
 	r.Domain = clean(ev.Domain)
 	r.QueryType = clean(ev.QType)
+	if ev.Kind == policy.Outbound {
+		r.Domain = clean(ev.Name)
+	}
 	r.Call = clean(ev.Call)
 	r.Reason = clean(v.Reason)
 	r.Level = out.Level

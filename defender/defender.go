@@ -477,7 +477,7 @@ func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
 	upstreams := d.upstreams()
 	addr, takeOver := d.proxyAddr(resolvConf)
 	d.proxy, err = dnsproxy.New(dnsproxy.Config{
-		Upstreams: dnsproxy.Plain(upstreams...), Decide: d.decide, Record: d.recordLookup, Asker: d.asker,
+		Upstreams: dnsproxy.Plain(upstreams...), Hosts: d.hosts(), Decide: d.decide, Record: d.recordLookup, Asker: d.asker,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the DNS proxy: %w", err)

@@ -2,6 +2,7 @@ package defender
 
 import (
 	"context"
+	"errors"
 	"hash/fnv"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"appdefender/defender/proc"
 	"appdefender/defender/supervisor"
+	"appdefender/dnsproxy"
 	"appdefender/policy"
 )
 
@@ -73,6 +75,17 @@ func (d *Defender) asker(network string, client netip.AddrPort) policy.Process {
 		return proc.Describe(pid)
 	}
 	return policy.Process{}
+}
+
+// hosts returns the names of /etc/hosts. It is read before there is a target:
+// what that writes there makes no address known.
+func (d *Defender) hosts() map[netip.Addr]string {
+	const path = "/etc/hosts"
+	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		d.notice("the addresses in %s count as not looked up: %v", path, err)
+	}
+	return dnsproxy.ParseHosts(data)
 }
 
 // isLookup reports whether a call speaks to a name server.

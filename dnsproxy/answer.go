@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"appdefender/policy"
 )
 
 const (
@@ -31,13 +33,7 @@ type answer struct {
 	rcode int      // with the bits of EDNS
 	ede   []byte   // its extended errors, as options of an OPT record
 	ttl   uint32   // seconds that it may be kept
-	about found
-}
-
-// found is what an answer leads to.
-type found struct {
-	names []string     // other than the one asked for, as a judge wants them
-	addrs []netip.Addr // of any record
+	about policy.Answer
 }
 
 // readAnswer reads raw, an upstream's answer to question, and keeps of it what
@@ -204,13 +200,13 @@ func (a *answer) leadsTo(rr dns.RR, asked string) {
 		if err != nil || n <= 1 {
 			return
 		}
-		if d := domain(buf[:n]); !contains(a.about.names, d) {
-			a.about.names = append(a.about.names, d)
+		if d := domain(buf[:n]); !contains(a.about.Names, d) {
+			a.about.Names = append(a.about.Names, d)
 		}
 	}
 	addr := func(b []byte) {
-		if ip, ok := netip.AddrFromSlice(b); ok && !contains(a.about.addrs, ip.Unmap()) {
-			a.about.addrs = append(a.about.addrs, ip.Unmap())
+		if ip, ok := netip.AddrFromSlice(b); ok && !contains(a.about.Addrs, ip.Unmap()) {
+			a.about.Addrs = append(a.about.Addrs, ip.Unmap())
 		}
 	}
 	service := func(s *dns.SVCB) {

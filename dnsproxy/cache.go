@@ -31,7 +31,7 @@ type shard struct {
 	hand       *entry // where the search for one to drop goes on
 }
 
-// entry is an answer that is kept. Only used and retry change.
+// entry is an answer that is kept. Only used, retry and pinned change.
 type entry struct {
 	*answer
 	key    string
@@ -39,8 +39,9 @@ type entry struct {
 	qtype  string
 	born   time.Time
 
-	used  atomic.Bool
-	retry atomic.Int64 // when upstreams are asked again for a stale one, in nanoseconds
+	used   atomic.Bool
+	pinned atomic.Uint64 // pins.lost plus one when its addresses were noted
+	retry  atomic.Int64  // when upstreams are asked again for a stale one, in nanoseconds
 
 	prev, next *entry
 }
@@ -118,10 +119,10 @@ func (s *shard) drop(e *entry) {
 // size is what the entry takes of the memory, more or less.
 func (e *entry) size() int {
 	n := entryBytes + len(e.key) + len(e.domain) + cap(e.wire) + 2*cap(e.ttls) + cap(e.ede)
-	for _, name := range e.about.names {
+	for _, name := range e.about.Names {
 		n += 16 + len(name)
 	}
-	return n + 24*len(e.about.addrs)
+	return n + 24*len(e.about.Addrs)
 }
 
 // fresh reports whether the entry's time has not passed.

@@ -78,23 +78,22 @@ func (p *Proxy) answer(ctx context.Context, raw []byte, who func() policy.Proces
 		}
 		return o
 	}
-	o.event = q.lookup()
-	o.verdict = p.conf.Decide(&o.event)
-	if o.verdict.Tell() {
-		o.event.Subject = who() // now: it may be gone after the reply
-	}
-	if !o.verdict.Allow {
-		o.reply = p.refusal(&q, o.verdict.Rule)
-		return o
-	}
-	if o.reply = p.local(&q); o.reply != nil {
-		return o
-	}
 	var key []byte
 	var kept *entry
 	if q.cacheable() {
 		key = q.key(make([]byte, 0, maxKey))
 		kept = p.cache.get(key)
+	}
+	o.event = q.lookup()
+	if kept == nil {
+		o.event.Tunnel = p.tunnels.note(o.event.Domain, q.qtype, p.now())
+	}
+	if !p.decide(&o, who) {
+		o.reply = p.refusal(&q, &o.verdict)
+		return o
+	}
+	if o.reply = p.local(&q); o.reply != nil {
+		return o
 	}
 	e, stale := kept, false
 	switch {
@@ -111,8 +110,35 @@ func (p *Proxy) answer(ctx context.Context, raw []byte, who func() policy.Proces
 		o.reply = p.plain(&q, dns.RcodeServerFailure)
 		return o
 	}
+	if o.event.Answer = e.about; !e.about.Empty() && !p.decide(&o, who) {
+		o.reply = p.refusal(&q, &o.verdict)
+		return o
+	}
+	p.pin(e)
 	o.reply = e.reply(make([]byte, 0, len(e.wire)+256), &q, p.now().Sub(e.born), stale, q.limit(udp), p.secret)
 	return o
+}
+
+// decide asks the judge about what is known of the event so far.
+func (p *Proxy) decide(o *outcome, who func() policy.Process) bool {
+	o.verdict = p.conf.Decide(&o.event)
+	if o.verdict.Tell() && o.event.Subject.PID == 0 {
+		o.event.Subject = who() // now: it may be gone after the reply
+	}
+	return o.verdict.Allow
+}
+
+// pin notes the addresses of an answer that is allowed.
+func (p *Proxy) pin(e *entry) {
+	if len(e.about.Addrs) > 0 {
+		lost := p.pins.lost.Load()
+		until := e.born.Add(time.Duration(e.ttl) * time.Second)
+		if now := p.now(); now.After(until) {
+			until = now
+		}
+		p.pins.add(e.domain, e.about.Addrs, until)
+		e.pinned.Store(lost + 1)
+	}
 }
 
 // worker answers, one after the other, queries that ask for no more than a
@@ -138,10 +164,10 @@ func (w *worker) quick(raw []byte, udp bool) []byte {
 	var buf [maxKey]byte
 	e := p.cache.get(q.key(buf[:0]))
 	now := p.now()
-	if e == nil || !e.fresh(now) {
+	if e == nil || !e.fresh(now) || len(e.about.Addrs) > 0 && e.pinned.Load() != p.pins.lost.Load()+1 {
 		return nil
 	}
-	w.event.Domain, w.event.QType = e.domain, e.qtype
+	w.event.Domain, w.event.QType, w.event.Answer = e.domain, e.qtype, e.about
 	if v := p.conf.Decide(&w.event); !v.Allow || v.Tell() {
 		return nil
 	}

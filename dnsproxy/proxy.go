@@ -16,6 +16,7 @@
 package dnsproxy
 
 import (
+	"container/list"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -55,6 +56,8 @@ type Config struct {
 	// Bootstrap are the name servers that know the addresses of upstreams
 	// that have but a name. They are asked for nothing else.
 	Bootstrap []netip.AddrPort
+	// Hosts are names of addresses for Resolved, for ever; see ParseHosts.
+	Hosts map[netip.Addr]string
 	// CacheBytes bounds the answers that are kept, in bytes: 0 for 4 MiB,
 	// less for none.
 	CacheBytes int
@@ -77,6 +80,8 @@ type Proxy struct {
 	cache   *cache
 	flights flights
 	routes  routes
+	pins    pins
+	tunnels tunnels
 	secret  []byte // of cookies
 
 	slots     chan struct{} // one for each query in flight
@@ -124,6 +129,8 @@ func New(conf Config) (*Proxy, error) {
 		conf:    conf,
 		cache:   newCache(conf.CacheBytes),
 		flights: flights{byKey: make(map[string]*flight)},
+		pins:    pins{hosts: conf.Hosts, byAddr: make(map[netip.Addr]*list.Element)},
+		tunnels: tunnels{byDomain: make(map[string]*traffic)},
 		secret:  make([]byte, sha256.Size),
 		slots:   make(chan struct{}, maxInFlight),
 		idle:    idleTimeout, tryFor: tryTimeout, giveUp: giveUpTimeout, hedge: hedgeTimeout, staleAfter: staleTimeout,

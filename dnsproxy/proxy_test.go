@@ -214,7 +214,7 @@ func TestVerdicts(t *testing.T) {
 						Domain: tt.told, QType: dns.Type(tt.qtype).String(),
 					}}
 				}
-				if diff := cmp.Diff(told, d.events, addresses); diff != "" {
+				if diff := cmp.Diff(told, d.events, addresses, cmpopts.IgnoreFields(policy.Event{}, "Answer")); diff != "" {
 					t.Errorf("recorded (-want +got):\n%s", diff)
 				}
 			}

@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/miekg/dns"
+
+	"appdefender/policy"
 )
 
 const (
@@ -87,15 +89,30 @@ func (p *Proxy) plain(q *query, rcode int) []byte {
 	return q.end(q.begin(make([]byte, 0, 320), rcode, bitRA), rcode, nil, p.secret)
 }
 
-// refusal says that the name does not exist, for a while: the SOA's minimum
-// bounds how long a resolver may remember it (RFC 2308 5).
+// refusal answers a name that is refused, as the rule wants it. By default the
+// name does not exist, for a while: the SOA's minimum bounds how long a
+// resolver may remember it (RFC 2308 5).
 //
-// REFUSED would send a resolver to its next server, and an address such as
-// 0.0.0.0 would send the target's connection to the target itself.
-func (p *Proxy) refusal(q *query, rule string) []byte {
-	b := q.begin(make([]byte, 0, 512), dns.RcodeNameError, bitRA)
-	b = q.soa(b)
-	return q.end(b, dns.RcodeNameError, extendedError(dns.ExtendedErrorCodeBlocked, cut(rule, maxExtra)), p.secret)
+// REFUSED sends a resolver to its next server, which is the same proxy.
+func (p *Proxy) refusal(q *query, v *policy.Verdict) []byte {
+	rcode := dns.RcodeNameError
+	addr, _ := netip.ParseAddr(v.Answer)
+	switch {
+	case v.Answer == policy.AnswerRefused:
+		rcode = dns.RcodeRefused
+	case v.Answer == policy.AnswerEmpty, addr.IsValid():
+		rcode = dns.RcodeSuccess
+	}
+	b := q.begin(make([]byte, 0, 512), rcode, bitRA)
+	switch {
+	case rcode == dns.RcodeRefused:
+	case addr.Is4() && q.qtype == dns.TypeA, addr.Is6() && q.qtype == dns.TypeAAAA:
+		b = record(b, q.qtype, q.qclass, refusalTTL, string(addr.AsSlice()))
+		count(b, 6, 1)
+	default:
+		b = q.soa(b)
+	}
+	return q.end(b, rcode, extendedError(dns.ExtendedErrorCodeBlocked, cut(v.Rule, maxExtra)), p.secret)
 }
 
 // The names of a refusal's SOA record and its serial, refresh, retry, expire

@@ -13,6 +13,7 @@ import (
 type dnsJudge struct {
 	effect      Effect
 	allow, deny *domains // nil: the list is empty
+	answer      string   // Verdict.Answer
 	checks      []active
 	strictest   Effect
 }
@@ -27,6 +28,94 @@ var dnsChecks = []detector[DNSSection]{
 			}
 			return ""
 		}},
+	{key: "detect.encryptedDNS", detection: EncryptedDNS, kind: Lookup,
+		effect: func(s *DNSSection) *Effect { return s.Detect.EncryptedDNS },
+		holds: func(ev *Event) string {
+			if host, ok := encryptedDNS.match(foldDomain(ev.Domain)); ok {
+				return quote(host) + " resolves names where nobody can see which"
+			}
+			return ""
+		}},
+	{key: "detect.tunnels", detection: Tunnel, kind: Lookup,
+		effect: func(s *DNSSection) *Effect { return s.Detect.Tunnels },
+		holds: func(ev *Event) string {
+			if _, home := atHome.match(foldDomain(ev.Domain)); home {
+				return ""
+			}
+			return ev.Tunnel
+		}},
+}
+
+// rebinding is the check for public names that lead to private addresses,
+// those in exempt aside.
+func rebinding(exempt *domains) detector[DNSSection] {
+	return detector[DNSSection]{
+		key: "detect.rebinding", detection: Rebinding, kind: Lookup,
+		effect: func(s *DNSSection) *Effect { return s.Detect.Rebinding },
+		holds: func(ev *Event) string {
+			for _, addr := range ev.Answer.Addrs {
+				if !private(addr) {
+					continue
+				}
+				name := foldDomain(ev.Domain)
+				if _, ok := exempt.match(name); ok {
+					return ""
+				}
+				if _, ok := atHome.match(name); ok || strings.IndexByte(name, '.') < 0 {
+					return ""
+				}
+				return quoteDomain(name) + " leads to " + addr.String()
+			}
+			return ""
+		},
+	}
+}
+
+// atHome are the names that are no public ones (RFC 6761, RFC 6762, RFC 8375,
+// and what ICANN reserves for private use).
+var atHome = newDomains([]string{
+	"**.internal", "**.local", "**.localhost", "**.home.arpa", "**.in-addr.arpa", "**.ip6.arpa", "**.test", "**.invalid",
+	"**.lan", "**.home", "**.corp", "**.intranet", "**.private",
+}, "", new(faults))
+
+var (
+	nat64 = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
+	ula   = netip.MustParsePrefix("fc00::/7")
+)
+
+// private reports whether an address is not one on the internet.
+func private(a netip.Addr) bool {
+	a = a.Unmap()
+	if nat64.Contains(a) {
+		b := a.As16()
+		a = netip.AddrFrom4([4]byte(b[12:]))
+	}
+	return a.IsUnspecified() || !internet(a) || ula.Contains(a)
+}
+
+// Words for DNSSection.Answer and Verdict.Answer, beside addresses.
+const (
+	AnswerNoName  = "nxdomain"
+	AnswerRefused = "refused"
+	AnswerEmpty   = "empty"
+)
+
+// parseAnswer reads how refused lookups are answered.
+func parseAnswer(s string) (string, error) {
+	switch s {
+	case "", AnswerNoName:
+		return "", nil
+	case AnswerRefused, AnswerEmpty:
+		return s, nil
+	}
+	addr, err := netip.ParseAddr(s)
+	switch {
+	case err != nil || addr.Zone() != "":
+		return "", fmt.Errorf("%q is none of nxdomain, refused, empty, nor an address", s)
+	case addr.IsUnspecified():
+		return "", fmt.Errorf("%q leads to the application itself; choose an address that nobody has", s)
+	}
+	return addr.Unmap().String(), nil
 }
 
 // newDNS prepares s and reports its faults under path. It returns nil for a
@@ -39,9 +128,13 @@ func newDNS(s *DNSSection, path string, f *faults) *dnsJudge {
 	j := &dnsJudge{
 		allow: newDomains(s.Allow, path+".allow", f),
 		deny:  newDomains(s.Deny, path+".deny", f),
-
-		checks: newChecks(s, dnsChecks, s.Effect, path, f),
 	}
+	var err error
+	if j.answer, err = parseAnswer(s.Answer); err != nil {
+		f.add(path+".answer", "%s", err)
+	}
+	exempt := newDomains(s.Private, path+".private", f)
+	j.checks = newChecks(s, append(dnsChecks[:len(dnsChecks):len(dnsChecks)], rebinding(exempt)), s.Effect, path, f)
 	if speaks(s.Effect) {
 		j.effect = *s.Effect
 	} else {
@@ -54,14 +147,28 @@ func newDNS(s *DNSSection, path string, f *faults) *dnsJudge {
 	return j
 }
 
-func (j *dnsJudge) judge(name string) (Detection, string) {
-	name = foldDomain(name)
+// judge judges the name asked for, and the names that its answer leads to if
+// it is known. Those are judged by the deny list alone: who allows a name
+// allows it with its aliases, which others choose and change.
+//
+// localhost is the container itself (RFC 6761 6.3): an allow list need not
+// name it, but a deny entry that covers it holds.
+func (j *dnsJudge) judge(ev *Event) (Detection, string) {
+	name := foldDomain(ev.Domain)
 	if entry, ok := j.deny.match(name); ok {
 		return DeniedDNS, listed(quoteDomain(name), name, entry)
 	}
-	if j.allow != nil {
+	if j.allow != nil && name != "localhost" && !strings.HasSuffix(name, ".localhost") {
 		if _, ok := j.allow.match(name); !ok {
 			return DeniedDNS, notListed(quoteDomain(name))
+		}
+	}
+	if j.deny != nil {
+		for _, target := range ev.Answer.Names {
+			target = foldDomain(target)
+			if entry, ok := j.deny.match(target); ok {
+				return DeniedDNS, quoteDomain(name) + " leads to " + listed(quoteDomain(target), target, entry)
+			}
 		}
 	}
 	return NothingDetected, ""

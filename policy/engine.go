@@ -160,7 +160,12 @@ func (e *Engine) Decide(ev *Event) Verdict {
 	if f.detection == NothingDetected {
 		return Verdict{Allow: true, Rule: e.rule}
 	}
+	answer := ""
+	if ev.Kind == Lookup && f.effect.Refuses() && e.dns != nil {
+		answer = e.dns.answer
+	}
 	return Verdict{
+		Answer:    answer,
 		Allow:     !f.effect.Refuses(),
 		Effect:    f.effect,
 		Detection: f.detection,
@@ -179,7 +184,7 @@ func (e *Engine) judge(ev *Event) (f finding) {
 	case Lookup:
 		if j := e.dns; j != nil {
 			f.effect = j.effect
-			f.detection, f.reason = j.judge(ev.Domain)
+			f.detection, f.reason = j.judge(ev)
 			f = run(j.checks, ev, f)
 		}
 	case Outbound, Listen, UnixConnect, RawSocket:

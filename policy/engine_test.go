@@ -189,8 +189,8 @@ func big(t testing.TB) *Engine {
 	on := new(Inherit)
 	p.Rules[999].Processes.Detect = ProcessDetections{on, on, on, on, on, on, on, on, on, on, on, on}
 	p.Rules[999].Processes.Parents = []ParentRule{{Programs: names, Deny: names}}
-	p.Rules[999].DNS.Detect = DNSDetections{on}
-	p.Rules[999].Network.Detect = NetworkDetections{on, on, on, on}
+	p.Rules[999].DNS.Detect = DNSDetections{on, on, on, on}
+	p.Rules[999].Network.Detect = NetworkDetections{on, on, on, on, on}
 	p.Rules[999].Files.Detect = FileDetections{on, on, on, on, on, on, on, on}
 	e, err := Compile(p, Workload{Container: "c999"})
 	if err != nil {

@@ -109,6 +109,9 @@ type Event struct {
 	Domain string `json:"domain,omitzero"` // of a Lookup: lower-case A-labels, no trailing dot
 	QType  string `json:"qtype,omitzero"`  // of a Lookup: "A", "AAAA", …
 
+	Answer Answer `json:"answer,omitzero"` // of a Lookup that was answered: where it leads
+	Tunnel string `json:"tunnel,omitzero"` // of a Lookup: what makes it look like data carried out in names, for people
+
 	// Addr is the destination of an Outbound event, or what a Listen binds to
 	// (port 0: the kernel will choose), in canonical form: no IPv4-mapped
 	// IPv6, no zone, and for a destination the unspecified address as
@@ -132,6 +135,18 @@ type Event struct {
 	// that rests on one of them holds, and so does the deny list of digests.
 	Unsure Needs `json:"unsure,omitzero"`
 }
+
+// Answer is where the answer to a lookup leads. The zero Answer is that of a
+// lookup that was not answered yet.
+type Answer struct {
+	// Names are those that the name asked for is an alias of, and that other
+	// services of it are at, in the form of Event.Domain.
+	Names []string     `json:"names,omitzero"`
+	Addrs []netip.Addr `json:"addrs,omitzero"`
+}
+
+// Empty reports whether the answer leads nowhere.
+func (a *Answer) Empty() bool { return len(a.Names) == 0 && len(a.Addrs) == 0 }
 
 // Process is a running process as the target's own file system names it.
 type Process struct {

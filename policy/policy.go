@@ -87,9 +87,15 @@ const (
 const (
 	DeniedUnix Detection = "explicitlyDeniedUnixSocket"
 	Fileless   Detection = "filelessProcess"
-	MiningPool Detection = "cryptoMinerPool"
-	Unresolved Detection = "unresolvedDestination"
-	Unreadable Detection = "unreadableCall"
+	// Rebinding is a public name that leads to a private address.
+	Rebinding Detection = "dnsRebinding"
+	// Tunnel is data carried out in names.
+	Tunnel Detection = "dnsTunnel"
+	// EncryptedDNS is a resolver that nobody can look into.
+	EncryptedDNS Detection = "encryptedDNS"
+	MiningPool   Detection = "cryptoMinerPool"
+	Unresolved   Detection = "unresolvedDestination"
+	Unreadable   Detection = "unreadableCall"
 	// Swapped is an exec that loaded another file than the judged one.
 	Swapped Detection = "swappedProcess"
 )
@@ -100,6 +106,7 @@ type Verdict struct {
 	Effect    Effect    // what the rule asks; meaningful with a Detection
 	Detection Detection // NothingDetected when there is nothing to tell
 	Rule      string    // the rule that answered; "" if none matched
+	Answer    string    // of a lookup that is refused: AnswerRefused, AnswerEmpty, an address; else there is no such name
 	Reason    string    // for people: `"evil.test" is on the deny list`
 }
 

@@ -83,13 +83,21 @@ type DNSSection struct {
 	Effect *Effect  `yaml:"effect" json:"effect,omitzero"`
 	Allow  []string `yaml:"allow" json:"allow,omitzero"`
 	Deny   []string `yaml:"deny" json:"deny,omitzero"`
+	// Answer is what a refused lookup gets: AnswerNoName or "" (there is no
+	// such name), AnswerRefused, AnswerEmpty (no such record), or an address.
+	Answer string `yaml:"answer" json:"answer,omitzero"`
+	// Private are names, as on the lists, that may lead to private addresses.
+	Private []string `yaml:"private" json:"private,omitzero"`
 	// Detect are effects of detections, as in a ProcessesSection.
 	Detect DNSDetections `yaml:"detect" json:"detect,omitzero"`
 }
 
 // DNSDetections are effects of detections, as in ProcessDetections.
 type DNSDetections struct {
-	MinerPools *Effect `yaml:"minerPools" json:"minerPools,omitzero"` // names of mining pools
+	MinerPools   *Effect `yaml:"minerPools" json:"minerPools,omitzero"`     // names of mining pools
+	Rebinding    *Effect `yaml:"rebinding" json:"rebinding,omitzero"`       // public names that lead to private addresses
+	Tunnels      *Effect `yaml:"tunnels" json:"tunnels,omitzero"`           // data carried out in names
+	EncryptedDNS *Effect `yaml:"encryptedDNS" json:"encryptedDNS,omitzero"` // names of resolvers by HTTPS or TLS
 }
 
 // NetworkSection judges connections, datagrams and ports.
@@ -108,6 +116,7 @@ type NetworkDetections struct {
 	PortScan      *Effect `yaml:"portScan" json:"portScan,omitzero"`           // many ports or machines in a short time
 	RawSockets    *Effect `yaml:"rawSockets" json:"rawSockets,omitzero"`       // sockets for whole packets
 	MinerPools    *Effect `yaml:"minerPools" json:"minerPools,omitzero"`       // connections to mining pools
+	EncryptedDNS  *Effect `yaml:"encryptedDNS" json:"encryptedDNS,omitzero"`   // connections to resolvers by HTTPS or TLS
 }
 
 // OutboundSection lists destinations: addresses or prefixes in CIDR form,

@@ -200,9 +200,8 @@ func (d *decoder) sequence(n *yaml.Node, path string, v reflect.Value) {
 
 // later are keys of the format that a later version reads.
 var later = map[string]bool{
-	"customRules":        true,
-	"rules[].custom":     true,
-	"rules[].dns.answer": true,
+	"customRules":    true,
+	"rules[].custom": true,
 }
 
 var index = regexp.MustCompile(`\[\d+\]`)

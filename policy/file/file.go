@@ -84,6 +84,7 @@ func (d *decoder) policy(data []byte) *policy.Policy {
 	}
 	p := new(policy.Policy)
 	d.root(root, p)
+	toASCII(p)
 	positions := newLocator(root)
 	for _, f := range p.Validate() {
 		if !d.isSpoiled(f.Path) {

@@ -198,17 +198,15 @@ func TestFaults(t *testing.T) {
 		{"merge key", "version: 1\n<<: {rules: []}\n", []string{`2:1: <<: merge keys are not supported; repeat the keys or use an alias for the whole value`}},
 		{"letter case of a key", lines(`  - name: a`, `    scope: {appIds: [x]}`), []string{`4:13: rules[0].scope.appIds: unknown key; did you mean "appIDs"?`}},
 		{"swapped letters", lines(`  - nmae: a`), []string{`3:5: rules[0].nmae: unknown key; did you mean "name"?`}},
-		{"no near key", lines(`  - name: a`, `    dns: {effect: alert, forbid: [x]}`), []string{`4:26: rules[0].dns.forbid: unknown key; one of effect, allow, deny, detect`}},
+		{"no near key", lines(`  - name: a`, `    dns: {effect: alert, forbid: [x]}`), []string{`4:26: rules[0].dns.forbid: unknown key; one of effect, allow, deny, answer, private, detect`}},
 		{
 			"keys of later versions", lines(
 				`  - name: a`,
-				`    dns: {effect: alert, answer: nxdomain}`,
 				`    custom: []`,
 				`customRules: []`,
 			), []string{
-				`4:26: rules[0].dns.answer: not supported by this version`,
-				`5:5: rules[0].custom: not supported by this version`,
-				`6:1: customRules: not supported by this version`,
+				`4:5: rules[0].custom: not supported by this version`,
+				`5:1: customRules: not supported by this version`,
 			},
 		},
 		{"a detection nobody knows", lines(`  - name: a`, `    processes: {effect: alert, detect: {modifed: alert, fileless: yes}}`), []string{
@@ -458,4 +456,22 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// People write names in their own letters; lookups have another form.
+func TestNamesInOtherLetters(t *testing.T) {
+	p, err := Parse("p.yaml", []byte(lines(`  - name: a`,
+		`    dns: {effect: prevent, deny: ["*.B\u00fccher.example", "\uff42\uff41\uff44.test"], allow: ["**.\u4f8b\u3048.test"], private: ["*"]}`,
+		`    network: {effect: alert, outbound: {allowNames: ["stra\u00dfe.test"], denyNames: [".\u65e5\u672c.test"]}}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := [][]string{p.Rules[0].DNS.Deny, p.Rules[0].DNS.Allow, p.Rules[0].Network.Outbound.AllowNames, p.Rules[0].Network.Outbound.DenyNames}
+	want := [][]string{{"*.xn--bcher-kva.example", "bad.test"}, {"**.xn--r8jz45g.test"}, {"xn--strae-oqa.test"}, {".xn--wgv71a.test"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, err := Parse("p.yaml", []byte(lines(`  - name: a`, `    dns: {effect: prevent, deny: ["a\u0378.test"]}`))); err == nil || !strings.Contains(err.Error(), "not ASCII") {
+		t.Errorf("a letter that is none: %v", err)
+	}
 }
