@@ -32,6 +32,18 @@ func TestMain(m *testing.M) {
 	signal.Notify(interrupted, syscall.SIGHUP, syscall.SIGINT)
 	go func() { <-interrupted; os.Exit(1) }()
 	os.Exit(func() int {
+		// Another kernel has no compiler: a folder with the programs in it can
+		// be brought along. An empty one is filled.
+		if bin = os.Getenv("TEST_PROGRAMS"); bin != "" {
+			if _, err := os.Stat(victim("defender")); err == nil {
+				return m.Run()
+			}
+			if err := build(bin); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			return m.Run()
+		}
 		dir, err := os.MkdirTemp("", "defender-test-")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -111,6 +123,10 @@ type run struct {
 // traced says that all runs have the ptrace backend: "make test" runs these
 // tests a second time so.
 var traced = os.Getenv("DEFENDER_SUPERVISOR") == "ptrace"
+
+// gvisor says that the kernel is gVisor's: no openat2, no pidfds, and calls
+// are checked where Linux has them performed.
+var gvisor = os.Getenv("TEST_PLATFORM") == "gvisor"
 
 // needNotify skips a test of what a tracer cannot do, and says at start.
 func needNotify(t *testing.T, what string) {

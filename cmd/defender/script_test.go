@@ -14,6 +14,7 @@ import (
 //
 //	[root]         as root
 //	[merged-usr]   /bin is a link to /usr/bin
+//	[gvisor]       the kernel is gVisor's
 //
 // Besides the ordinary commands there is
 //
@@ -29,12 +30,18 @@ func TestScripts(t *testing.T) {
 			e.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 			e.Setenv("BIN", bin)
 			e.Setenv("TMPDIR", e.WorkDir)
+			if traced {
+				e.Setenv("DEFENDER_SUPERVISOR", "ptrace")
+				e.Setenv("TRACED", "1")
+			}
 			return os.Chmod(e.WorkDir, 0o755)
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {
 			case "root":
 				return os.Getuid() == 0, nil
+			case "gvisor":
+				return gvisor, nil
 			case "merged-usr":
 				link, err := os.Readlink("/bin")
 				return err == nil && filepath.Clean("/"+link) == "/usr/bin", nil

@@ -308,11 +308,15 @@ func walk(root, base, tid int, pid func() int, name string) (int, error) {
 // numberIn returns the number of process or thread tid in the procfs that
 // directory dir is the root of: that of a pid namespace further in may be the
 // one that the target sees. A number is right if the status behind it tells
-// the same numbers from there inwards.
+// the same numbers from there inwards. Where the kernel tells none (gVisor),
+// only those of our own procfs are.
 func numberIn(dir, tid int) (string, error) {
 	ours, err := sys.ReadStatus(tid)
 	if err != nil {
 		return "", errUnreadable(err)
+	}
+	if ours.NSPID == nil && ourProc(dir) {
+		return strconv.Itoa(tid), nil
 	}
 	for i, n := range ours.NSPID {
 		there, err := sys.ReadStatusAt(fmt.Sprintf("/proc/self/fd/%d/%d/status", dir, n))
@@ -336,6 +340,12 @@ func sameFile(a, b int) bool {
 func onProc(fd int) bool {
 	var fs unix.Statfs_t
 	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.PROC_SUPER_MAGIC
+}
+
+// ourProc reports whether a directory lies in the procfs that we see.
+func ourProc(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Dev == statID("/proc").dev
 }
 
 func readlinkat(fd int) (string, error) {

@@ -95,8 +95,13 @@ func (s *Supervisor) processBehind(tid, fd int) int {
 	if dir, err := openProc(tid, fmt.Sprintf("fd/%d", fd)); err == nil {
 		defer unix.Close(dir)
 		if onProc(dir) {
-			if st, err := sys.ReadStatusAt(fmt.Sprintf("/proc/self/fd/%d/status", dir)); err == nil && len(st.NSPID) > 0 {
+			st, err := sys.ReadStatusAt(fmt.Sprintf("/proc/self/fd/%d/status", dir))
+			switch {
+			case err != nil:
+			case len(st.NSPID) > 0:
 				return st.NSPID[0]
+			case ourProc(dir):
+				return st.PID
 			}
 		}
 	}

@@ -15,7 +15,8 @@ import (
 // Status is what we need of /proc/PID/status, which anybody may read.
 type Status struct {
 	TGID, PPID int
-	NSPID      []int  // its numbers, from our pid namespace inwards
+	PID        int    // its number where the file was opened
+	NSPID      []int  // its numbers, from our pid namespace inwards; nil on gVisor
 	UID, GID   [4]int // real, effective, saved, file system
 	Threads    int
 	// Signals: waiting for the thread, for the process, blocked, ignored.
@@ -42,6 +43,8 @@ func ReadStatusAt(name string) (*Status, error) {
 		switch key {
 		case "Tgid":
 			st.TGID, err = strconv.Atoi(value)
+		case "Pid":
+			st.PID, err = strconv.Atoi(value)
 		case "NSpid":
 			for n := range strings.FieldsSeq(value) {
 				var v int

@@ -12,7 +12,8 @@ int main(void)
 
 	while (fgets(line, sizeof line, f))
 		for (int i = 0; keys[i]; i++)
-			if (strncmp(line, keys[i], strlen(keys[i])) == 0)
+			// That it is traced is the one thing a tracer cannot hide.
+			if (strncmp(line, keys[i], strlen(keys[i])) == 0 && !(getenv("TRACED") && is(keys[i], "TracerPid")))
 				fputs(line, stdout);
 	fclose(f);
 	prctl(PR_GET_CHILD_SUBREAPER, &subreaper, 0, 0, 0);
