@@ -16,6 +16,9 @@ func Message(ev *policy.Event, v policy.Verdict) string {
 	if who == "" {
 		who = unknownProcess
 	}
+	if v.Detection == policy.Custom && v.Message != "" {
+		return clean(v.Message)
+	}
 	switch ev.Kind {
 	case policy.Launch:
 		if m := launched(&ev.Program, v); m != "" {

@@ -46,6 +46,8 @@ type Record struct {
 	AttackType string    `json:"attackType,omitempty"`
 	Effect     string    `json:"effect,omitempty"`
 	RuleName   string    `json:"ruleName,omitempty"`
+	CustomRule string    `json:"customRuleName,omitempty"`
+	Incident   bool      `json:"incident,omitempty"` // the custom rule asks for more than an audit
 	Msg        string    `json:"msg,omitempty"`
 	Severity   string    `json:"severity,omitempty"`
 	Count      int       `json:"count,omitempty"`
@@ -116,6 +118,7 @@ func New(src *Source, ev *policy.Event, v policy.Verdict, out Outcome) Record {
 	r.AttackType = string(v.Detection)
 	r.Effect = v.Effect.String()
 	r.RuleName = clean(v.Rule)
+	r.CustomRule, r.Incident = clean(v.Custom), v.Incident
 	r.Msg = Message(ev, v)
 	r.Severity = "medium"
 	if v.Effect.Refuses() {

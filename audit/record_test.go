@@ -216,6 +216,7 @@ func TestMessage(t *testing.T) {
 			"unreadable", unread, policy.Unreadable,
 			"Call connect of /usr/bin/wget could not be read (address beyond memory)",
 		},
+		{"custom rule", mkdir, policy.Custom, "m\\n"},
 		{"something new", mkdir, "new", "why"},
 		{"modified", mkdir, policy.ModifiedProcess, "A modified executable /usr/bin/mkdir  was launched"},
 		{"new", mkdir, policy.NewProcess, "/usr/bin/mkdir launched and is not part of the original image. Full command: mkdir test"},
@@ -260,7 +261,7 @@ func TestMessage(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.what, func(t *testing.T) {
-			got := Message(&tt.ev, policy.Verdict{Detection: tt.d, Reason: "why"})
+			got := Message(&tt.ev, policy.Verdict{Detection: tt.d, Reason: "why", Message: "m\n"})
 			if got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}

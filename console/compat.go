@@ -87,12 +87,16 @@ func (s *Server) putCompatPolicy(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badBody(err)
 	}
-	next, notes, err := compat.Import(body)
+	now, err := s.Policy()
+	if err != nil {
+		return err
+	}
+	next, notes, err := compat.Import(body, now.Policy.CustomRules...)
 	if err != nil {
 		return compatError(http.StatusBadRequest, err)
 	}
 	_, err = s.ChangePolicy(r.Context(), who(r), "replaced the policy by an import", 0, func(p *policy.Policy) error {
-		*p = *next
+		p.Version, p.Rules = next.Version, next.Rules // the library stays
 		return nil
 	})
 	if err != nil {
@@ -106,7 +110,11 @@ func (s *Server) postCompatRule(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badBody(err)
 	}
-	rule, notes, err := compat.ImportRule(body)
+	now, err := s.Policy()
+	if err != nil {
+		return err
+	}
+	rule, notes, err := compat.ImportRule(body, now.Policy.CustomRules...)
 	if err != nil {
 		return compatError(http.StatusBadRequest, err)
 	}

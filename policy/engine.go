@@ -12,6 +12,9 @@ type Engine struct {
 	rule      string // "" if no rule matched
 	onUnknown *Effect
 	needs     Needs
+	effects   [Files + 1]Effect // the strictest of each section, and of all
+	workload  Workload
+	customs   [RawSocket + 1]customSet // by the kind of event
 	judges
 }
 
@@ -81,14 +84,22 @@ func Compile(p *Policy, w Workload) (*Engine, error) {
 		if r.Disabled || !newSelector(&r.Scope, "", &none).matches(w) {
 			continue
 		}
-		e := &Engine{compiled: true, rule: r.Name, judges: newJudges(r, "", &none)}
+		e := &Engine{compiled: true, rule: r.Name, workload: w, judges: newJudges(r, "", &none)}
+		customs := newCustoms(r, newScripts(p, &none), "", &none)
+		e.customs = newCustomSets(customs)
+		e.effects = e.strictest()
 		e.needs = e.need()
+		for i := range customs {
+			e.needs |= customs[i].needs
+		}
 		if r.OnUnknown != nil {
 			e.onUnknown = new(*r.OnUnknown)
 		}
 		return e, nil
 	}
-	return &Engine{compiled: true}, nil
+	e := &Engine{compiled: true}
+	e.effects = e.strictest()
+	return e, nil
 }
 
 // Rule returns the name of the selected rule, or "" if none matched.
@@ -111,13 +122,25 @@ func (e *Engine) Refuses(s Section) bool {
 	return e.effect(s).Refuses()
 }
 
-// effect returns the effect of section s, and Disable if s says nothing. For
-// NoSection it is that of the strictest section.
+// effect returns the strictest effect of section s, and Disable if s says
+// nothing. For NoSection it is that of the strictest section.
 func (e *Engine) effect(s Section) Effect {
-	strictest := Disable
-	consider := func(of Section, effect Effect) {
-		if (s == of || s == NoSection) && severity(effect) > severity(strictest) {
-			strictest = effect
+	if int(s) < len(e.effects) {
+		return e.effects[s]
+	}
+	return Disable
+}
+
+// strictest returns the effect of each section.
+func (e *Engine) strictest() (effects [Files + 1]Effect) {
+	for s := range effects {
+		effects[s] = Disable
+	}
+	consider := func(s Section, effect Effect) {
+		for _, of := range []Section{s, NoSection} {
+			if severity(effect) > severity(effects[of]) {
+				effects[of] = effect
+			}
 		}
 	}
 	if e.processes != nil {
@@ -132,7 +155,14 @@ func (e *Engine) effect(s Section) Effect {
 	if e.files != nil {
 		consider(Files, e.files.strictest)
 	}
-	return strictest
+	for kind := range e.customs {
+		for _, j := range e.customs[kind].judges {
+			if !j.allow {
+				consider(Kind(kind).section(), j.effect)
+			}
+		}
+	}
+	return effects
 }
 
 // severity orders effects by what they do to the target.
@@ -156,22 +186,29 @@ func (e *Engine) Decide(ev *Event) Verdict {
 	if e == nil || !e.compiled {
 		return refuseAll(ev)
 	}
+	if v, holds := e.custom(ev); holds {
+		return v
+	}
 	f := e.judge(ev)
 	if f.detection == NothingDetected {
 		return Verdict{Allow: true, Rule: e.rule}
 	}
-	answer := ""
-	if ev.Kind == Lookup && f.effect.Refuses() && e.dns != nil {
-		answer = e.dns.answer
-	}
 	return Verdict{
-		Answer:    answer,
+		Answer:    e.answer(ev, f.effect),
 		Allow:     !f.effect.Refuses(),
 		Effect:    f.effect,
 		Detection: f.detection,
 		Rule:      e.rule,
 		Reason:    f.reason,
 	}
+}
+
+// answer is what a lookup gets that the effect refuses.
+func (e *Engine) answer(ev *Event, effect Effect) string {
+	if ev.Kind == Lookup && effect.Refuses() && e.dns != nil {
+		return e.dns.answer
+	}
+	return ""
 }
 
 // judge asks the section that the event belongs to.

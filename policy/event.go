@@ -60,6 +60,21 @@ func (k *Kind) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q is not a kind of event", text)
 }
 
+// section is the part of a rule that events of the kind belong to.
+func (k Kind) section() Section {
+	switch k {
+	case Launch:
+		return Processes
+	case Lookup:
+		return DNS
+	case Outbound, Listen, UnixConnect, RawSocket:
+		return Network
+	case FileWrite:
+		return Files
+	}
+	return NoSection
+}
+
 // Section is a part of a rule.
 type Section uint8
 

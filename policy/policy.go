@@ -80,7 +80,7 @@ const (
 	ForeignELF      Detection = "malwareDownloaded"
 	MalwareFile     Detection = "malwareFileCustom"
 
-	CustomRule Detection = "customRule"
+	Custom Detection = "customRule"
 )
 
 // Detections that the audit format has no word for.
@@ -108,6 +108,11 @@ type Verdict struct {
 	Rule      string    // the rule that answered; "" if none matched
 	Answer    string    // of a lookup that is refused: AnswerRefused, AnswerEmpty, an address; else there is no such name
 	Reason    string    // for people: `"evil.test" is on the deny list`
+
+	// Of a Custom detection.
+	Custom   string // its name
+	Message  string // its message, macros replaced
+	Incident bool   // more than an audit is asked for
 }
 
 // Tell reports whether the verdict is worth a record.

@@ -6,6 +6,30 @@ package policy
 type Policy struct {
 	Version int    `yaml:"version" json:"version"`
 	Rules   []Rule `yaml:"rules" json:"rules"`
+	// CustomRules are the library that rules choose from.
+	CustomRules []CustomRule `yaml:"customRules" json:"customRules,omitzero"`
+}
+
+// CustomRule is a condition in the language of package rules. It does nothing
+// until a rule uses it.
+type CustomRule struct {
+	// ID is the number it goes by in the compatible API; 0 is none.
+	ID          int    `yaml:"id" json:"id,omitzero"`
+	Name        string `yaml:"name" json:"name"`
+	Type        string `yaml:"type" json:"type"` // processes, filesystem, network-outgoing, dns, listening
+	Description string `yaml:"description" json:"description,omitzero"`
+	Script      string `yaml:"script" json:"script"`
+	// Message is what its records say; %proc.name stands for the attribute.
+	Message          string   `yaml:"message" json:"message,omitzero"`
+	AttackTechniques []string `yaml:"attackTechniques" json:"attackTechniques,omitzero"`
+}
+
+// CustomRef is the use of a custom rule. They are looked at in order, before
+// everything else in the rule, and the first that holds decides alone.
+type CustomRef struct {
+	Rule   string `yaml:"rule" json:"rule"`              // its name
+	Effect string `yaml:"effect" json:"effect"`          // allow, disable, alert, prevent, block
+	Action string `yaml:"action" json:"action,omitzero"` // audit or incident; "" is audit
 }
 
 // Rule is one rule. A nil section says nothing.
@@ -18,6 +42,7 @@ type Rule struct {
 	DNS       *DNSSection       `yaml:"dns" json:"dns,omitzero"`
 	Network   *NetworkSection   `yaml:"network" json:"network,omitzero"`
 	Files     *FilesSection     `yaml:"files" json:"files,omitzero"`
+	Custom    []CustomRef       `yaml:"custom" json:"custom,omitzero"`
 	// OnUnknown judges calls that could not be read; nil means the effect of
 	// the section that would have judged the call.
 	OnUnknown *Effect `yaml:"onUnknown" json:"onUnknown,omitzero"`

@@ -48,6 +48,7 @@ func (p *Policy) Validate() []Fault {
 	default:
 		f.add("version", "%d is not supported by this version; write 1", p.Version)
 	}
+	scripts := newScripts(p, &f)
 	first := make(map[string]int, len(p.Rules))
 	for i := range p.Rules {
 		r, at := &p.Rules[i], fmt.Sprintf("rules[%d]", i)
@@ -59,6 +60,7 @@ func (p *Policy) Validate() []Fault {
 			first[r.Name] = i
 		}
 		newSelector(&r.Scope, at+".scope", &f)
+		newCustoms(r, scripts, at, &f)
 		newJudges(r, at, &f)
 	}
 	return f
@@ -68,8 +70,14 @@ func (p *Policy) Validate() []Fault {
 // are less than what is written.
 func (p *Policy) Notes() []Fault {
 	var f faults
+	scripts := newScripts(p, new(faults))
 	for i := range p.Rules {
 		r, at := &p.Rules[i], fmt.Sprintf("rules[%d]", i)
+		for i, ref := range r.Custom {
+			if s := scripts[ref.Rule]; s != nil && s.late && ref.Effect == Prevent.String() {
+				f.add(fmt.Sprintf("%s.custom[%d].effect", at, i), "alerts and cannot prevent: the rule asks what a file holds, which is known after it was written")
+			}
+		}
 		if s := r.Files; s != nil {
 			notes(s, fileChecks, s.Effect, at+".files", &f)
 		}

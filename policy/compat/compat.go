@@ -36,6 +36,7 @@ type Rule struct {
 	Modified           string       `json:"modified,omitempty"`
 	Disabled           bool         `json:"disabled"`
 	Collections        []Collection `json:"collections"`
+	Resources          *Resources   `json:"resources,omitempty"` // what older rules have in place of collections
 	AdvancedProtection bool         `json:"advancedProtection"`
 	WildFireAnalysis   string       `json:"wildFireAnalysis,omitempty"`
 	CustomRules        []CustomRule `json:"customRules,omitempty"`
@@ -64,6 +65,19 @@ type Collection struct {
 	Modified    string   `json:"modified,omitempty"`
 	System      bool     `json:"system"`
 	Prisma      bool     `json:"prisma"`
+}
+
+// Resources are the scope inside of a rule, as it was before collections.
+type Resources struct {
+	Hosts      []string `json:"hosts"`
+	Images     []string `json:"images"`
+	Labels     []string `json:"labels"`
+	Containers []string `json:"containers"`
+	Namespaces []string `json:"namespaces"`
+	Functions  []string `json:"functions"`
+	Clusters   []string `json:"clusters"`
+	AccountIDs []string `json:"accountIDs"`
+	AppIDs     []string `json:"appIDs"`
 }
 
 // CustomRule attaches a custom rule.

@@ -13,7 +13,7 @@ import (
 // [Errors] that lists what has no place in the other form; the notes say what
 // means a little less or more there.
 func Export(p *policy.Policy) (*Policy, []Fault, error) {
-	var c exporter
+	c := exporter{ids: numbers(p)}
 	out := &Policy{ID: PolicyID, Rules: []Rule{}}
 	for i := range p.Rules {
 		out.Rules = append(out.Rules, c.rule(&p.Rules[i], fmt.Sprintf("rules[%d].", i)))
@@ -26,12 +26,20 @@ func Export(p *policy.Policy) (*Policy, []Fault, error) {
 
 // exporter collects faults and notes.
 type exporter struct {
+	ids    map[string]int // of custom rules
 	faults Errors
 	notes  Errors
 }
 
 func (c *exporter) rule(r *policy.Rule, at string) Rule {
 	out := Rule{Name: r.Name, Notes: r.Notes, Disabled: r.Disabled, Collections: []Collection{collection(r)}, WildFireAnalysis: "disable"}
+	for _, ref := range r.Custom {
+		action := ref.Action
+		if action == "" {
+			action = "audit"
+		}
+		out.CustomRules = append(out.CustomRules, CustomRule{ID: c.ids[ref.Rule], Action: action, Effect: ref.Effect})
+	}
 	if r.OnUnknown != nil {
 		c.faults.add(at+"onUnknown", "has no counterpart")
 	}
@@ -42,7 +50,16 @@ func (c *exporter) rule(r *policy.Rule, at string) Rule {
 		out.Network = c.network(s, at+"network.")
 	}
 	if s := r.DNS; s != nil {
-		c.none(s.Detect.MinerPools != nil, at+"dns.detect.minerPools")
+		for _, own := range []struct {
+			key string
+			set bool
+		}{
+			{"answer", s.Answer != "" && s.Answer != policy.AnswerNoName}, {"private", len(s.Private) > 0},
+			{"detect.minerPools", s.Detect.MinerPools != nil}, {"detect.rebinding", s.Detect.Rebinding != nil},
+			{"detect.tunnels", s.Detect.Tunnels != nil}, {"detect.encryptedDNS", s.Detect.EncryptedDNS != nil},
+		} {
+			c.none(own.set, at+"dns."+own.key)
+		}
 		out.DNS = &DNS{Effect: effectWord(s.Effect), Whitelist: exportDomains(s.Allow), Blacklist: exportDomains(s.Deny)}
 	}
 	if s := r.Files; s != nil {
@@ -101,6 +118,7 @@ func (c *exporter) network(s *policy.NetworkSection, at string) *Network {
 		{"unix", len(s.Unix.Allow)+len(s.Unix.Deny) > 0},
 		{"detect.cloudMetadata", s.Detect.CloudMetadata != nil}, {"detect.portScan", s.Detect.PortScan != nil},
 		{"detect.rawSockets", s.Detect.RawSockets != nil}, {"detect.minerPools", s.Detect.MinerPools != nil},
+		{"detect.encryptedDNS", s.Detect.EncryptedDNS != nil},
 	} {
 		c.none(own.set, at+own.key)
 	}

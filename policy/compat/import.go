@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,17 +11,25 @@ import (
 	"appdefender/policy"
 )
 
-// Import converts a policy. The error is an [Errors] that lists every fault;
+// Import converts a policy, which chooses custom rules from library. One rule
+// alone, as people export it from the other system, is a policy too. The error is an [Errors] that lists every fault;
 // the notes say what was left out because no Defender would act on it, or
 // means a little less here.
-func Import(data []byte) (*policy.Policy, []Fault, error) {
+func Import(data []byte, library ...policy.CustomRule) (*policy.Policy, []Fault, error) {
 	var p Policy
-	var c importer
+	c := importer{library: library}
+	if single(data) {
+		r, notes, err := ImportRule(data, library...)
+		if err != nil {
+			return nil, nil, err
+		}
+		return &policy.Policy{Version: 1, Rules: []policy.Rule{r}, CustomRules: library}, notes, nil
+	}
 	decode(data, &p, &c.faults)
 	if len(c.faults) > 0 {
 		return nil, nil, c.faults
 	}
-	out := &policy.Policy{Version: 1, Rules: []policy.Rule{}}
+	out := &policy.Policy{Version: 1, Rules: []policy.Rule{}, CustomRules: library}
 	for i := range p.Rules {
 		out.Rules = append(out.Rules, c.rule(&p.Rules[i], fmt.Sprintf("rules[%d].", i)))
 	}
@@ -31,16 +40,26 @@ func Import(data []byte) (*policy.Policy, []Fault, error) {
 	return out, c.notes, nil
 }
 
+// single reports whether data is one rule: it has collections or a name, and
+// no rules.
+func single(data []byte) bool {
+	var keys map[string]json.RawMessage
+	if json.Unmarshal(data, &keys) != nil || keys["rules"] != nil {
+		return false
+	}
+	return keys["name"] != nil || keys["collections"] != nil || keys["resources"] != nil
+}
+
 // ImportRule converts one rule, as Import does; paths begin in the rule.
-func ImportRule(data []byte) (policy.Rule, []Fault, error) {
+func ImportRule(data []byte, library ...policy.CustomRule) (policy.Rule, []Fault, error) {
 	var r Rule
-	var c importer
+	c := importer{library: library}
 	decode(data, &r, &c.faults)
 	if len(c.faults) > 0 {
 		return policy.Rule{}, nil, c.faults
 	}
 	out := c.rule(&r, "")
-	c.validate(&policy.Policy{Version: 1, Rules: []policy.Rule{out}}, "rules[0].")
+	c.validate(&policy.Policy{Version: 1, Rules: []policy.Rule{out}, CustomRules: library}, "rules[0].")
 	if len(c.faults) > 0 {
 		return policy.Rule{}, nil, c.faults
 	}
@@ -49,8 +68,9 @@ func ImportRule(data []byte) (policy.Rule, []Fault, error) {
 
 // importer collects faults and notes.
 type importer struct {
-	faults Errors
-	notes  Errors
+	library []policy.CustomRule
+	faults  Errors
+	notes   Errors
 }
 
 // validate adds the native policy's faults by their names there, which differ
@@ -58,8 +78,13 @@ type importer struct {
 func (c *importer) validate(p *policy.Policy, cut string) {
 	for _, f := range p.Validate() {
 		path := strings.TrimPrefix(f.Path, cut)
+		if strings.Contains(path, "custom[") && strings.HasSuffix(path, ".rule") && slices.ContainsFunc(c.faults, func(known Fault) bool {
+			return known.Path == strings.TrimSuffix(strings.Replace(path, "custom[", "customRules[", 1), ".rule")+"._id"
+		}) {
+			continue // a rule that is not in the library has no name either
+		}
 		for _, r := range [][2]string{
-			{"scope.", "collections[0]."},
+			{"scope.", "collections[0]."}, {"custom[", "customRules["},
 			{"network.listen.allowPorts", "network.whitelistListeningPorts"}, {"network.listen.denyPorts", "network.blacklistListeningPorts"},
 			{"files.allow", "filesystem.whitelist"}, {"files.deny", "filesystem.blacklist"},
 			{"network.outbound.allowPorts", "network.whitelistOutboundPorts"}, {"network.outbound.denyPorts", "network.blacklistOutboundPorts"},
@@ -77,29 +102,19 @@ func (c *importer) validate(p *policy.Policy, cut string) {
 	}
 }
 
-// unsupported reports a switch that is on: a fault if the section works, a
-// note if its effect is disable.
-func (c *importer) unsupported(on bool, path, effect string) {
-	switch {
-	case !on:
-	case effect == "disable":
-		c.notes.add(path, "left out: not supported by this version, and the section is disabled")
-	default:
-		c.faults.add(path, "not supported by this version; switch it off to import the rest")
-	}
-}
-
 func (c *importer) rule(r *Rule, at string) policy.Rule {
-	out := policy.Rule{Name: r.Name, Disabled: r.Disabled, Scope: c.scope(r.Collections, at+"collections")}
+	out := policy.Rule{Name: r.Name, Disabled: r.Disabled, Scope: c.scopeOf(r, at)}
 	out.Notes = r.Notes
 	for _, left := range [][2]string{{"owner", r.Owner}, {"modified", r.Modified}, {"previousName", r.PreviousName}} {
 		if left[1] != "" {
 			c.notes.add(at+left[0], "%q is left out: it is history, not policy", left[1])
 		}
 	}
-	c.unsupported(r.WildFireAnalysis != "" && r.WildFireAnalysis != "disable", at+"wildFireAnalysis", "")
-	for i, cr := range r.CustomRules {
-		c.unsupported(true, fmt.Sprintf("%scustomRules[%d]", at, i), cr.Effect)
+	if r.WildFireAnalysis != "" && r.WildFireAnalysis != "disable" {
+		c.faults.add(at+"wildFireAnalysis", "files are sent to no service here; write disable to import the rest")
+	}
+	for i := range r.CustomRules {
+		out.Custom = append(out.Custom, c.custom(&r.CustomRules[i], c.library, fmt.Sprintf("%scustomRules[%d]", at, i)))
 	}
 	if s := r.Processes; s != nil {
 		at := at + "processes."
@@ -249,23 +264,48 @@ func (c *importer) domains(entries []string, path string) []string {
 // everything is the name of the collection that has no bounds.
 const everything = "All"
 
+// scopeOf reads the scope of a rule, old or new.
+func (c *importer) scopeOf(r *Rule, at string) policy.Scope {
+	res := r.Resources
+	switch {
+	case res == nil:
+		return c.scope(r.Collections, at+"collections")
+	case len(r.Collections) > 0:
+		c.faults.add(at+"resources", "stands beside collections; a rule has one or the other")
+		return policy.Scope{}
+	}
+	c.bounds(at+"resources", []field{
+		{"accountIDs", res.AccountIDs}, {"clusters", res.Clusters}, {"functions", res.Functions}, {"hosts", res.Hosts}, {"labels", res.Labels},
+		{"namespaces", res.Namespaces},
+	})
+	return policy.Scope{Images: bounded(res.Images), Containers: bounded(res.Containers), AppIDs: bounded(res.AppIDs)}
+}
+
+type field struct {
+	key    string
+	values []string
+}
+
+// bounds reports fields that a scope here does not have, if they mean
+// something.
+func (c *importer) bounds(at string, fields []field) {
+	for _, f := range fields {
+		if bounded(f.values) != nil {
+			c.faults.add(at+"."+f.key, "not supported; a scope here is appIDs, images and containers")
+		}
+	}
+}
+
 // scope joins collections to one scope. A workload in any of them is meant,
 // but in a scope all fields must match: so they may differ in one field only.
 func (c *importer) scope(collections []Collection, path string) policy.Scope {
 	var scopes []policy.Scope
 	for i := range collections {
 		col, at := &collections[i], fmt.Sprintf("%s[%d]", path, i)
-		for _, f := range []struct {
-			key    string
-			values []string
-		}{
+		c.bounds(at, []field{
 			{"accountIDs", col.AccountIDs}, {"clusters", col.Clusters}, {"codeRepos", col.CodeRepos}, {"functions", col.Functions},
 			{"hosts", col.Hosts}, {"labels", col.Labels}, {"namespaces", col.Namespaces},
-		} {
-			if bounded(f.values) != nil {
-				c.faults.add(at+"."+f.key, "not supported; a scope here is appIDs, images and containers")
-			}
-		}
+		})
 		if col.AppIDs == nil && col.Images == nil && col.Containers == nil && col.Name != everything {
 			c.faults.add(at, "what is in the collection %q is not known here; write its appIDs, images and containers", col.Name)
 			continue

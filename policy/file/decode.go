@@ -198,21 +198,11 @@ func (d *decoder) sequence(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
-// later are keys of the format that a later version reads.
-var later = map[string]bool{
-	"customRules":    true,
-	"rules[].custom": true,
-}
-
-var index = regexp.MustCompile(`\[\d+\]`)
-
 // unknown reports a key that its mapping, which is at path, does not have.
 func (d *decoder) unknown(key *yaml.Node, path, name string, known fields) {
 	at := join(path, name)
 	nearest := known.nearest(name)
 	switch {
-	case later[index.ReplaceAllString(at, "[]")]:
-		d.add(key, at, "not supported by this version")
 	case name == "<<":
 		d.add(key, at, "merge keys are not supported; repeat the keys or use an alias for the whole value")
 	case nearest != "":

@@ -27,7 +27,8 @@ func newErrors(name string, faults []Fault) *Errors {
 	return &Errors{Name: name, Faults: faults}
 }
 
-// Error returns a line for each fault, as compilers do:
+// Error returns a line for each fault, as compilers do, and for one in a script
+// the script's line and a caret below:
 //
 //	policy.yaml:7:15: rules[0].dns.effect: "prevnt" is not an effect; one of disable, alert, prevent, block
 func (e *Errors) Error() string {

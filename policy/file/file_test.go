@@ -189,32 +189,29 @@ func TestFaults(t *testing.T) {
 		{"duplicate key", "version: 1\nrules: []\nversion: 2\n", []string{`3:1: version: a second time; first in line 1`}},
 		{"duplicate key, quoted", "version: 1\n\"version\": 1\n", []string{`2:1: version: a second time; first in line 1`}},
 		{"duplicate unknown key", "version: 1\nx: 1\nx: 1\n", []string{
-			`2:1: x: unknown key; one of version, rules`,
+			`2:1: x: unknown key; one of version, rules, customRules`,
 			`3:1: x: a second time; first in line 2`,
 		}},
 		{"a list as a key", "version: 1\n? [rules]\n: []\n", []string{`2:3: a list as a key; keys are strings`}},
 		{"a number as a key", "version: 1\n1: []\n", []string{`2:1: an integer as a key; keys are strings`}},
-		{"a key of two lines", "version: 1\n\"a\\nb\": 1\n", []string{`2:1: "a\nb": unknown key; one of version, rules`}},
+		{"a key of two lines", "version: 1\n\"a\\nb\": 1\n", []string{`2:1: "a\nb": unknown key; one of version, rules, customRules`}},
 		{"merge key", "version: 1\n<<: {rules: []}\n", []string{`2:1: <<: merge keys are not supported; repeat the keys or use an alias for the whole value`}},
 		{"letter case of a key", lines(`  - name: a`, `    scope: {appIds: [x]}`), []string{`4:13: rules[0].scope.appIds: unknown key; did you mean "appIDs"?`}},
 		{"swapped letters", lines(`  - nmae: a`), []string{`3:5: rules[0].nmae: unknown key; did you mean "name"?`}},
 		{"no near key", lines(`  - name: a`, `    dns: {effect: alert, forbid: [x]}`), []string{`4:26: rules[0].dns.forbid: unknown key; one of effect, allow, deny, answer, private, detect`}},
-		{
-			"keys of later versions", lines(
-				`  - name: a`,
-				`    custom: []`,
-				`customRules: []`,
-			), []string{
-				`4:5: rules[0].custom: not supported by this version`,
-				`5:1: customRules: not supported by this version`,
-			},
-		},
+		{"a script", lines(`  - name: a`, `    custom: [{rule: x, effect: prevent}, {rule: nc, effect: no}]`, `customRules:`, `  - {name: nc, type: processes, script: 'proc.nam = "nc"'}`), []string{
+			`4:21: rules[0].custom[0].rule: "x" is not the name of a custom rule`,
+			`4:61: rules[0].custom[1].effect: "no" is not an effect of custom rules; one of allow, disable, alert, prevent, block`,
+			`6:41: customRules[0].script: line 1, column 1: "proc.nam" is no attribute; did you mean proc.name?`,
+			`  proc.nam = "nc"`,
+			`  ^`,
+		}},
 		{"a detection nobody knows", lines(`  - name: a`, `    processes: {effect: alert, detect: {modifed: alert, fileless: yes}}`), []string{
 			`4:41: rules[0].processes.detect.modifed: unknown key; did you mean "modified"?`,
 			`4:67: rules[0].processes.detect.fileless: "yes" is not an effect; one of disable, alert, prevent, block`,
 		}},
 		{"key of a later version in the wrong place", lines(`  - name: a`, `    listen: {}`), []string{
-			`4:5: rules[0].listen: unknown key; one of name, notes, scope, disabled, processes, dns, network, files, onUnknown`,
+			`4:5: rules[0].listen: unknown key; one of name, notes, scope, disabled, processes, dns, network, files, custom, onUnknown`,
 		}},
 
 		{"version as a string", `version: "1"`, []string{`1:10: version: a string; want a decimal integer`}},
@@ -274,7 +271,9 @@ func TestFaults(t *testing.T) {
 			}
 			got := strings.Split(err.Error(), "\n")
 			for i := range c.want {
-				c.want[i] = "p.yaml:" + c.want[i]
+				if c.want[i][0] != ' ' { // a line that belongs to the one above
+					c.want[i] = "p.yaml:" + c.want[i]
+				}
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("faults (-want +got):\n%s", diff)
