@@ -245,6 +245,9 @@ func (s *Server) defenderHeartbeat(w http.ResponseWriter, r *http.Request) error
 	if err := s.store.Heartbeat(r.Context(), d.Instance, &h); err != nil {
 		return err
 	}
+	if h.Generation > s.newest().Generation || h.Generation == s.newest().Generation && h.PolicyError != "" {
+		s.overtake(r.Context(), d.Instance, h.Generation)
+	}
 	return WriteJSON(w, http.StatusOK, wire.HeartbeatReply{Seconds: int(s.heartbeat / time.Second)})
 }
 

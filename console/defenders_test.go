@@ -323,3 +323,47 @@ func state(t *testing.T, b *bench, instance string) string {
 	t.Fatalf("no Defender %q", instance)
 	return ""
 }
+
+// A Console that was restored from a backup goes on above the generations that
+// it once gave.
+func TestGoesOnAboveItsDefenders(t *testing.T) {
+	b := newBench(t)
+	d := b.enrolled()
+	beat := func(generation uint64, policyError string, want uint64) {
+		t.Helper()
+		d.do("POST", "/heartbeat", fmt.Sprintf(`{"level":"notify","generation":%d,"policyError":%q}`, generation, policyError)).into(t, 200, nil)
+		if got := b.newest().Generation; got != want {
+			t.Errorf("after generation %d the newest is %d, not %d", generation, got, want)
+		}
+	}
+	before := b.newest().PolicyVersion.Policy
+	beat(0, "", 1)
+	beat(1, "", 1)
+	beat(1<<40, "", 1) // nobody changed a policy so often
+	if !strings.Contains(b.log.String(), "cannot have given") {
+		t.Errorf("the log is %s", b.log)
+	}
+	b.clock.pass(overtakeEvery)
+	beat(50, "", 50+headroom)
+	beat(5000, "", 50+headroom) // too soon
+	b.clock.pass(overtakeEvery)
+	beat(5000, "", 5000+headroom)
+	b.clock.pass(overtakeEvery)
+	beat(5000+headroom, "", 5000+headroom)
+	// The number is the same, the policy is not.
+	beat(5000+headroom, "there are two of generation 6000", 5000+2*headroom)
+
+	var p wire.SignedPolicy
+	d.do("GET", "/policy?generation=5000", "").into(t, 200, &p)
+	if err := p.Verify(b.PolicyKey()); err != nil || p.Generation != 5000+2*headroom || p.Policy != before {
+		t.Errorf("generation %d, %v", p.Generation, err)
+	}
+	changes, err := b.Store().Changes(t.Context(), 0, 1)
+	if err != nil || len(changes) != 1 || !strings.Contains(changes[0].What, "restored from a backup?") {
+		t.Errorf("the changes are %+v, %v", changes, err)
+	}
+	// And people change it as before.
+	if a := b.do("POST", "/api/v1/policy/rules", `{"name":"x"}`, b.as("editor")); a.status != 201 || b.newest().Generation != 5001+2*headroom {
+		t.Errorf("status %d, generation %d", a.status, b.newest().Generation)
+	}
+}

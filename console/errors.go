@@ -86,6 +86,8 @@ func AsError(err error) *Error {
 		return &Error{Status: http.StatusNotFound, Msg: err.Error()}
 	case errors.Is(err, store.ErrExists), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrLastAdmin):
 		return &Error{Status: http.StatusConflict, Msg: err.Error()}
+	case errors.Is(err, store.ErrFull):
+		return &Error{Status: http.StatusInsufficientStorage, Msg: store.ErrFull.Error(), Err: err, RetryAfter: 10 * time.Second}
 	case errors.Is(err, errStopping), errors.Is(err, store.ErrClosed):
 		return &Error{Status: http.StatusServiceUnavailable, Msg: errStopping.Error(), RetryAfter: time.Second}
 	}

@@ -44,6 +44,8 @@ type Config struct {
 	// Heartbeat is how often Defenders are asked to report; 0 means every 20
 	// seconds.
 	Heartbeat time.Duration
+	// Keep bounds what is kept. [Server.Tend] sees to it.
+	Keep store.Limits
 }
 
 // Server is the Console. Create one with [New].
@@ -53,6 +55,8 @@ type Server struct {
 	now       func() time.Time
 	plain     bool
 	heartbeat time.Duration
+	keep      store.Limits
+	overtaken overtaken
 	key       ed25519.PrivateKey // signs policies
 	zstd      *zstd.Decoder
 	mux       *http.ServeMux
@@ -91,6 +95,7 @@ func New(ctx context.Context, conf Config) (*Server, error) {
 		now:       conf.Now,
 		plain:     conf.PlainHTTP,
 		heartbeat: conf.Heartbeat,
+		keep:      conf.Keep,
 		mux:       http.NewServeMux(),
 		crossSite: http.NewCrossOriginProtection(),
 		throttle:  newThrottle(conf.Now),

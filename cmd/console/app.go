@@ -55,7 +55,7 @@ func (a *app) cli() *cli.App {
 		// Errors are printed once, by main.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   usageError,
-		Commands:       []*cli.Command{a.serve(), a.user(), a.token(), a.version()},
+		Commands:       []*cli.Command{a.serve(), a.user(), a.token(), a.backup(), a.version()},
 		Action:         unknown,
 	}
 }

@@ -36,13 +36,13 @@ func (a *app) serve() *cli.Command {
 		Description: "The first start makes the database, a certificate authority and an administrator\n" +
 			"in the data directory, and prints the administrator's password once.",
 		OnUsageError: usageError,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "listen", EnvVars: []string{"CONSOLE_LISTEN"}, Usage: "`ADDRESS` and port (default: " + defaultListen + ", with --http " + defaultListenHTTP + ")"},
 			&cli.BoolFlag{Name: "http", Usage: "no TLS; only on a loopback address"},
 			&cli.StringSliceFlag{Name: "san", EnvVars: []string{"CONSOLE_SAN"}, Usage: "another host `NAME` or address of this Console, for its certificate; may be repeated"},
 			&cli.StringFlag{Name: "url", EnvVars: []string{"CONSOLE_URL"}, Usage: "`URL` by which Defenders reach this Console, for the commands that pages show (default: the browser's)"},
 			dataDirFlag(),
-		},
+		}, keepFlags()...),
 		Action: a.runServer,
 	}
 }
@@ -68,7 +68,8 @@ func (a *app) runServer(c *cli.Context) (err error) {
 			errs = append(errs, fmt.Errorf("--url: %q is no URL such as https://console.example.com:8443", u))
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	keep, err := limits(c)
+	if err := errors.Join(append(errs, err)...); err != nil {
 		return err
 	}
 	dir := c.String("data-dir")
@@ -87,7 +88,7 @@ func (a *app) runServer(c *cli.Context) (err error) {
 	defer func() { err = errors.Join(err, st.Close()) }()
 	log := slog.New(slog.NewTextHandler(a.err, nil))
 	plain := c.Bool("http")
-	srv, err := console.New(ctx, console.Config{Store: st, Log: log, PlainHTTP: plain})
+	srv, err := console.New(ctx, console.Config{Store: st, Log: log, PlainHTTP: plain, Keep: keep})
 	if err != nil {
 		return err
 	}
@@ -122,6 +123,13 @@ func (a *app) runServer(c *cli.Context) (err error) {
 		return err
 	}
 	a.welcome(ln.Addr(), caPath, password)
+	tending, stop := context.WithCancel(ctx)
+	tended := make(chan struct{})
+	go func() {
+		defer close(tended)
+		srv.Tend(tending)
+	}()
+	defer func() { stop(); <-tended }() // before the database is closed
 	return serve(ctx, hs, ln, log)
 }
 

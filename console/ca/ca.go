@@ -47,6 +47,14 @@ type Authority struct {
 	server *tls.Certificate
 }
 
+const (
+	certName = "ca.pem"
+	keyName  = "ca-key.pem"
+)
+
+// Files are what an authority is, in its data directory.
+var Files = []string{certName, keyName}
+
 // Open reads the authority of a data directory, or makes it if there is none.
 // Its server certificates are for names, which are host names and addresses.
 // A nil now is time.Now.
@@ -54,8 +62,8 @@ func Open(dir string, names []string, now func() time.Time) (*Authority, error) 
 	if now == nil {
 		now = time.Now
 	}
-	a := &Authority{path: filepath.Join(dir, "ca.pem"), now: now, names: names}
-	keyPath := filepath.Join(dir, "ca-key.pem")
+	a := &Authority{path: filepath.Join(dir, certName), now: now, names: names}
+	keyPath := filepath.Join(dir, keyName)
 	certPEM, certErr := os.ReadFile(a.path)
 	keyPEM, keyErr := os.ReadFile(keyPath)
 	switch {

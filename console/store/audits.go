@@ -143,11 +143,21 @@ func facet(field byte, value string) string {
 // sequence first. Records had before are not added again, and of a batch that
 // leaves a gap none is.
 //
+// With little left of the disk the error is ErrFull: Defenders keep audits
+// longer than a Console without a disk can do anything.
+//
 // It returns the highest sequence up to which all records are kept, and the
 // records that were new. Until it returns, nothing is promised.
 func (s *Store) AddAudits(ctx context.Context, instance string, first uint64, records []json.RawMessage) (acked uint64, added []Audit, err error) {
 	if first == 0 || first > 1<<62 {
 		return 0, nil, fmt.Errorf("adding audits of %q: sequence %d is none", instance, first)
+	}
+	size := 0
+	for _, raw := range records {
+		size += len(raw)
+	}
+	if size > 0 && s.Short(ctx, int64(size)) {
+		return 0, nil, fmt.Errorf("adding audits of %q: %w", instance, ErrFull)
 	}
 	batch := make([]Audit, len(records))
 	texts := make([]string, len(records))

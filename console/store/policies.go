@@ -75,6 +75,26 @@ func (s *Store) AddPolicy(ctx context.Context, after uint64, policy, who, what s
 	return v, err
 }
 
+// AdvancePolicy keeps the newest policy once more, as generation to. The error
+// is ErrConflict if that is not above the newest.
+func (s *Store) AdvancePolicy(ctx context.Context, to uint64, who, what string) (PolicyVersion, error) {
+	v := PolicyVersion{Generation: to, Who: who, At: fromMicros(micros(s.now()))}
+	err := s.update(ctx, func(t *tx) error {
+		var newest uint64
+		if err := t.scan(`SELECT generation, policy FROM policies ORDER BY generation DESC LIMIT 1`, nil, &newest, &v.Policy); err != nil {
+			return orNotFound(err, "policy")
+		}
+		if to <= newest || to > 1<<62 {
+			return fmt.Errorf("generation %d does not come after %d: %w", to, newest, ErrConflict)
+		}
+		if _, err := t.exec(`INSERT INTO policies (generation, policy, who, at) VALUES (?, ?, ?, ?)`, to, v.Policy, who, micros(v.At)); err != nil {
+			return err
+		}
+		return t.change(micros(v.At), who, "%s (generation %d)", what, to)
+	})
+	return v, err
+}
+
 // Change is who did what.
 type Change struct {
 	ID   int64     `json:"id"`

@@ -54,6 +54,7 @@ type Config struct {
 
 // Store is the database. Create one with [Open].
 type Store struct {
+	path  string
 	now   func() time.Time
 	reads *sql.DB
 	write *sql.DB
@@ -62,6 +63,8 @@ type Store struct {
 	stop   chan struct{}
 	ended  chan struct{}
 	closed sync.Once
+
+	reserve reserve
 
 	numbers uint64 // the writer's: makes audit ids unique
 
@@ -94,6 +97,7 @@ func open(ctx context.Context, conf Config) (*Store, error) {
 	f.Close()
 
 	s := &Store{
+		path:  path,
 		now:   conf.Now,
 		jobs:  make(chan *job, maxJobs),
 		stop:  make(chan struct{}),

@@ -182,7 +182,7 @@ var errAlone = errors.New("a write failed among others")
 func (t *tx) transact(jobs []*job) (n int, err error) {
 	t.texts = t.texts[:0]
 	if _, err := t.exec(`BEGIN IMMEDIATE`); err != nil {
-		return len(jobs), fmt.Errorf("writing to the database: %w", err)
+		return len(jobs), fmt.Errorf("writing to the database: %w", full(err))
 	}
 	t.rows = 0
 	for n < len(jobs) && t.rows < maxRows && err == nil {
@@ -211,11 +211,11 @@ func (t *tx) transact(jobs []*job) (n int, err error) {
 	}
 	switch {
 	case n == 1 && jobs[0].err != nil:
-		return n, jobs[0].err
+		return n, full(jobs[0].err)
 	case errors.Is(err, errAlone):
 		return n, err
 	}
-	return n, fmt.Errorf("writing to the database: %w", err)
+	return n, fmt.Errorf("writing to the database: %w", full(err))
 }
 
 // text is a row of the text search.

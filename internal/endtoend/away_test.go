@@ -35,16 +35,12 @@ func (s *server) newSource(t *testing.T, dir, token, appID string) (src *source,
 	src = &source{t: t}
 	by := audit.Source{AppID: appID, Container: "load"}
 	src.spool = audit.OpenSpool(audit.SpoolConfig{Dir: dir, Source: &by, Notice: src.notice})
-	pem, err := os.ReadFile(s.ca())
-	if err != nil {
-		t.Fatal(err)
-	}
 	secret, err := os.ReadFile(token)
 	if err != nil {
 		t.Fatal(err)
 	}
 	src.line, err = uplink.New(uplink.Config{
-		URL: s.url, Token: strings.TrimSpace(string(secret)), CA: pem, Identity: wire.Identity{AppID: appID, Container: "load"},
+		URL: s.url, Token: strings.TrimSpace(string(secret)), CA: s.pem, Identity: wire.Identity{AppID: appID, Container: "load"},
 		Spool: src.spool, Apply: func(*policy.Policy) error { return nil }, Notice: src.notice,
 	})
 	if err != nil {

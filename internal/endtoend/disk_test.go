@@ -31,6 +31,7 @@ exit 7`
 // away, and then its memory for them: what is lost is counted and said, and
 // the target does what it does without a Defender.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to mount a disk")
 	}

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -158,14 +159,17 @@ func await(t *testing.T, what string, is func() bool) time.Duration {
 type server struct {
 	*process
 	dir, url, password string
+	flags              []string // besides those that every Console gets
+	before             []string // the program that starts it; nil: none does
+	pem                []byte   // its authority's certificate
 	client             *http.Client
 	bearer             string
 }
 
 // serve starts a Console with a database of its own.
-func serve(t *testing.T) *server {
+func serve(t *testing.T, flags ...string) *server {
 	t.Helper()
-	s := &server{dir: filepath.Join(t.TempDir(), "console"), url: "https://" + freeAddress(t)}
+	s := &server{flags: flags, dir: filepath.Join(t.TempDir(), "console"), url: "https://" + freeAddress(t)}
 	s.start(t)
 	_, rest, ok := strings.Cut(s.out.String(), "Password:")
 	if !ok {
@@ -173,8 +177,8 @@ func serve(t *testing.T) *server {
 	}
 	s.password = strings.Fields(rest)[0]
 	roots := x509.NewCertPool()
-	pem, err := os.ReadFile(s.ca())
-	if err != nil || !roots.AppendCertsFromPEM(pem) {
+	var err error
+	if s.pem, err = os.ReadFile(s.ca()); err != nil || !roots.AppendCertsFromPEM(s.pem) {
 		t.Fatal("no certificate", err)
 	}
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
@@ -189,7 +193,8 @@ func (s *server) ca() string { return filepath.Join(s.dir, "ca.pem") }
 // start starts the Console, also one that was killed.
 func (s *server) start(t *testing.T) {
 	t.Helper()
-	s.process = start(t, filepath.Join(bin, "console"), "serve", "--listen", strings.TrimPrefix(s.url, "https://"), "--data-dir", s.dir)
+	argv := append(slices.Clone(s.before), filepath.Join(bin, "console"), "serve", "--listen", strings.TrimPrefix(s.url, "https://"), "--data-dir", s.dir)
+	s.process = start(t, append(argv, s.flags...)...)
 	await(t, "the Console listens", func() bool {
 		if !s.running() {
 			t.Fatalf("the Console ended: %s", &s.err)
