@@ -32,7 +32,14 @@ func (p *Proxy) resolve(ctx context.Context, q *query, key string, old *entry) (
 	if old != nil && p.now().UnixNano() < old.retry.Load() {
 		return old, true, nil
 	}
-	f := p.fly(q, key)
+	f, lead := p.fly(q, key)
+	switch {
+	case lead == nil:
+	case old != nil:
+		go lead()
+	default:
+		lead() // nothing to wait for beside it
+	}
 	var late <-chan time.Time
 	if old != nil {
 		t := time.NewTimer(p.staleAfter)
@@ -58,21 +65,31 @@ func failed(rcode int) bool {
 	return rcode == dns.RcodeServerFailure || rcode == dns.RcodeNotImplemented || rcode == dns.RcodeRefused
 }
 
-// fly asks the upstreams, or joins whoever does. An empty key is of a query
-// that is like no other.
-func (p *Proxy) fly(q *query, key string) *flight {
+// fly returns the flight of q, and if it is a new one what flies it. An empty
+// key is of a query that is like no other.
+func (p *Proxy) fly(q *query, key string) (f *flight, lead func()) {
 	p.flights.mu.Lock()
 	defer p.flights.mu.Unlock()
 	if f := p.flights.byKey[key]; f != nil && key != "" {
-		return f
+		return f, nil
 	}
-	f := &flight{done: make(chan struct{})}
+	f = &flight{done: make(chan struct{})}
+	leave, ok := p.begin()
+	if !ok {
+		f.err = errBusy
+		close(f.done)
+		return f, nil
+	}
+	if key != "" {
+		p.flights.byKey[key] = f
+	}
 	// The asker may leave before its query has its answer.
 	own := *q
 	own.question = slices.Clone(q.question)
 	own.name = own.question[:len(q.name)]
 	own.cookie = nil
-	started := p.spawn(func() {
+	return f, func() {
+		defer leave()
 		defer close(f.done)
 		ctx, cancel := context.WithTimeout(p.life, p.giveUp)
 		defer cancel()
@@ -89,33 +106,23 @@ func (p *Proxy) fly(q *query, key string) *flight {
 			delete(p.flights.byKey, key)
 			p.flights.mu.Unlock()
 		}
-	})
-	switch {
-	case !started:
-		f.err = errBusy
-		close(f.done)
-	case key != "":
-		p.flights.byKey[key] = f
 	}
-	return f
 }
 
-// spawn starts f unless the proxy has ended or has too many already. What it
-// started has ended when Serve returns.
-func (p *Proxy) spawn(f func()) bool {
+// begin counts a flight, unless the proxy has ended or has too many already.
+// What has begun has ended when Serve returns.
+func (p *Proxy) begin() (end func(), ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.life.Err() != nil || p.working >= maxInFlight {
-		return false
+		return nil, false
 	}
 	p.working++
-	p.work.Go(func() {
-		defer func() {
-			p.mu.Lock()
-			p.working--
-			p.mu.Unlock()
-		}()
-		f()
-	})
-	return true
+	p.work.Add(1)
+	return func() {
+		p.mu.Lock()
+		p.working--
+		p.mu.Unlock()
+		p.work.Done()
+	}, true
 }

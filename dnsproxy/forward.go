@@ -52,6 +52,9 @@ func (p *Proxy) forward(ctx context.Context, q *query) (*answer, error) {
 	if len(order) == 0 {
 		return nil, errNoUpstream
 	}
+	if len(order) == 1 {
+		return p.only(ctx, order[0], q)
+	}
 	var (
 		results  = make(chan attempt, rounds*len(order))
 		done     = map[*server]bool{} // not to be asked again
@@ -108,6 +111,20 @@ func (p *Proxy) forward(ctx context.Context, q *query) (*answer, error) {
 		return refusing, nil
 	}
 	return nil, last
+}
+
+// only asks the one server that there is.
+func (p *Proxy) only(ctx context.Context, s *server, q *query) (a *answer, err error) {
+	for round := range rounds {
+		a, err = p.ask(ctx, s, q, round == 0 || q.do)
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking %s: %w", s, err)
+	}
+	return a, nil
 }
 
 // order returns the servers for q, those that are up first.

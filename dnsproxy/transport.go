@@ -36,6 +36,8 @@ func newServer(u Upstream, bootstrap []netip.AddrPort, roots *x509.CertPool) *se
 		return pool.exchange
 	}
 	tcp := over(func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", hostport) })
+	addr, _ := u.addr()
+	to := net.UDPAddrFromAddrPort(addr)
 	switch u.scheme {
 	case "tcp":
 		s.exchange = tcp
@@ -48,7 +50,7 @@ func newServer(u Upstream, bootstrap []netip.AddrPort, roots *x509.CertPool) *se
 		})
 	default:
 		s.exchange = func(ctx context.Context, query, question []byte) (*answer, error) {
-			a, err := overUDP(ctx, d, hostport, query, question)
+			a, err := overUDP(ctx, to, query, question)
 			if err != nil || !a.truncated() {
 				return a, err
 			}
@@ -81,8 +83,8 @@ func resolver(servers []netip.AddrPort) *net.Resolver {
 }
 
 // overUDP sends query over a socket of its own, hence from a random port.
-func overUDP(ctx context.Context, d *net.Dialer, to string, query, question []byte) (*answer, error) {
-	conn, err := d.DialContext(ctx, "udp", to)
+func overUDP(ctx context.Context, to *net.UDPAddr, query, question []byte) (*answer, error) {
+	conn, err := net.DialUDP("udp", nil, to)
 	if err != nil {
 		return nil, err
 	}
