@@ -14,6 +14,7 @@ export CGO_ENABLED := 1
 BUILD_PACKAGES := ca-certificates gcc libc6-dev pkg-config libseccomp-dev
 DEMO_PACKAGES := wget
 TEST_PACKAGES := wget busybox-static bind9-dnsutils
+BENCH_PACKAGES := dnsperf dnsmasq-base unbound
 PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns catatonit debootstrap \
 	qemu-system-x86 cpio xz-utils chromium
 
@@ -50,6 +51,11 @@ test: build ## formatting, vet, lint, arrows and all tests of one machine
 test-platforms: build ## containers, other kernels and a browser (as root)
 	@scripts/packages $(PLATFORM_PACKAGES)
 	go test -tags platforms -timeout 30m ./internal/platforms/... ./internal/endtoend ./inject ./console/web
+
+.PHONY: bench
+bench: ## measurements beside others, as tables
+	@scripts/packages $(BENCH_PACKAGES)
+	go run ./internal/bench/dns
 
 .PHONY: clean
 clean: ## remove what build made
