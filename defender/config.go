@@ -1,6 +1,7 @@
 package defender
 
 import (
+	"appdefender/dnsproxy"
 	"appdefender/policy"
 )
 
@@ -27,6 +28,9 @@ type Config struct {
 	Supervisor string
 	KeepPtrace bool       // leave CAP_SYS_PTRACE to the target
 	ResolvConf ResolvConf // what to do with /etc/resolv.conf
+	// Upstreams are asked in place of the machine's own name servers, or
+	// beside them if all are for some names alone.
+	Upstreams []dnsproxy.Upstream
 	// FileMonitoring stops the calls that change files, so that rules can be
 	// about them. It is fixed at the start; without it they cost nothing.
 	FileMonitoring bool

@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -480,10 +481,13 @@ func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
 	if d.servers.Load() == nil {
 		d.readUpstreams()
 	}
-	upstreams := d.upstreams()
+	upstreams := d.cfg.Upstreams
+	if !slices.ContainsFunc(upstreams, func(u dnsproxy.Upstream) bool { return len(u.Suffixes) == 0 }) {
+		upstreams = append(slices.Clone(upstreams), dnsproxy.Plain(d.upstreams()...)...)
+	}
 	addr, takeOver := d.proxyAddr(resolvConf)
 	d.proxy, err = dnsproxy.New(dnsproxy.Config{
-		Upstreams: dnsproxy.Plain(upstreams...), Hosts: d.hosts(), Decide: d.decide, Record: d.recordLookup, Asker: d.asker,
+		Upstreams: upstreams, Bootstrap: d.upstreams(), Hosts: d.hosts(), Decide: d.decide, Record: d.recordLookup, Asker: d.asker,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the DNS proxy: %w", err)

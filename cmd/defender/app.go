@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"appdefender/defender"
+	"appdefender/dnsproxy"
 	"appdefender/internal/early"
 	"appdefender/policy"
 	"appdefender/policy/file"
@@ -93,6 +94,7 @@ func (a *app) run() *cli.Command {
 			&cli.BoolFlag{Name: "keep-ptrace", EnvVars: env("KEEP_PTRACE"), Usage: "leave the capability SYS_PTRACE to the target, which may then reach the defender as root"},
 			&cli.BoolFlag{Name: "file-monitoring", EnvVars: env("FILE_MONITORING"), Usage: "stop calls that change files, for the section files of a rule; each costs a few microseconds"},
 			&cli.StringFlag{Name: "resolv-conf", EnvVars: env("RESOLV_CONF"), Value: "auto", Usage: "auto rewrites /etc/resolv.conf in a container; `rewrite` always, leave never"},
+			&cli.StringSliceFlag{Name: "upstream", EnvVars: env("UPSTREAM"), Usage: "name `SERVER` to ask in place of resolv.conf's: 10.0.0.2, tls://1.1.1.1#cloudflare-dns.com, https://HOST/PATH; /corp.internal/10.0.0.2 for these names alone. May be repeated"},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: env("DRY_RUN"), Usage: "refuse nothing; tell what would be refused, and sum up at the end"},
 		},
 		Action: a.runTarget,
@@ -160,6 +162,13 @@ func config(c *cli.Context) (defender.Config, error) {
 	var err error
 	if cfg.Console, err = console(c); err != nil {
 		errs = append(errs, err)
+	}
+	for _, server := range c.StringSlice("upstream") {
+		u, err := dnsproxy.ParseUpstream(server)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--upstream: %w", err))
+		}
+		cfg.Upstreams = append(cfg.Upstreams, u)
 	}
 	oneOf("on-failure", "closed", "open")
 	oneOf("supervisor", "auto", "notify", "ptrace", "observe")
