@@ -75,7 +75,7 @@ func (e ecs) resources(d *document, root *node) {
 		e.resource(d, root, "")
 		return
 	}
-	all := d.editorObject(root, "Resources")
+	all := d.objectAt(root, "Resources")
 	if all == nil {
 		d.fault(root, "is neither a template with Resources nor a resource of Type "+resourceType)
 		return
@@ -97,16 +97,16 @@ func (e ecs) resources(d *document, root *node) {
 	}
 }
 
-// editorObject returns an object below n, adding nothing.
-func (d *document) editorObject(n *node, key string) *node {
-	if v := n.get(key); v != nil && v.kind == isObject && !v.intrinsic() {
+// objectAt returns an object that is written out, or nil without a fault.
+func (d *document) objectAt(n *node, key string) *node {
+	if v := n.get(key); v != nil && v.kind == isObject && v.tag == "" {
 		return v
 	}
 	return nil
 }
 
 func (e ecs) resource(d *document, n *node, id string) {
-	properties := d.editorObject(n, "Properties")
+	properties := d.objectAt(n, "Properties")
 	if properties == nil {
 		d.fault(n, "has no Properties that are written out")
 		return

@@ -20,10 +20,13 @@ const (
 	TaskDefinition Format = "task-definition" // of ECS, in JSON
 	CloudFormation Format = "cloudformation"  // a template or one resource, in JSON or YAML
 	Dockerfile     Format = "dockerfile"
+	Compose        Format = "compose"
+	Kubernetes     Format = "kubernetes"      // manifests with pods or templates of pods, in YAML or JSON
+	ContainerGroup Format = "container-group" // of Azure, in YAML, or an ARM template in JSON
 )
 
 // Formats are all of them.
-var Formats = []Format{TaskDefinition, CloudFormation, Dockerfile}
+var Formats = []Format{TaskDefinition, CloudFormation, Dockerfile, Compose, Kubernetes, ContainerGroup}
 
 var byteOrderMark = []byte("\ufeff")
 
@@ -96,6 +99,12 @@ func dialectOf(f Format) dialect {
 		return ecs{}
 	case CloudFormation:
 		return ecs{pascal: true}
+	case Compose:
+		return compose{}
+	case Kubernetes:
+		return kubernetes{}
+	case ContainerGroup:
+		return azure{}
 	}
 	return nil
 }
@@ -129,6 +138,7 @@ type container struct {
 	nameNode, imageNode *node            // nil if the definition does not say
 	entryPoint, command []string         // nil if the definition does not say
 	noEntryPoint        bool             // it says that there is none, whatever the image has
+	noCommand           bool             // likewise
 	env                 map[string]*node // the values of its variables, or what else tells them
 	tokenSecret         string
 
@@ -147,6 +157,8 @@ type part struct {
 	first  bool             // values go before those that are there
 	common bool             // the owner may have put the same there
 	absent object           // in place of list and pairs: the object, if there is none
+	// convert says that a list at path is another way to write the object.
+	convert bool
 }
 
 func (p *part) none() bool { return len(p.list)+len(p.pairs)+len(p.absent) == 0 }
@@ -384,7 +396,7 @@ func (d *document) argv(g *group, c *container, o *Options) (entryPoint, argv []
 	case len(c.entryPoint) > 0 || c.noEntryPoint:
 		entryPoint = c.entryPoint
 	default:
-		needCmd := len(c.command) == 0
+		needCmd := len(c.command) == 0 && !c.noCommand
 		if o.Lookup != nil && c.imageNode != nil && !c.imageNode.intrinsic() && (!hasEntry || needCmd && !hasCmd) {
 			img, err := o.Lookup(c.image)
 			if err != nil {
@@ -593,6 +605,9 @@ func (d *document) extend(p part, u undo) {
 			want = isArray
 		}
 		switch {
+		case p.convert && v.kind == isArray:
+			d.convertDepends(v, p, u)
+			return
 		case v.intrinsic():
 			d.fault(v, "is computed by the platform, so that nothing can be added to it; write it out")
 			return
@@ -781,6 +796,9 @@ func (d *document) shrink(p part, u undo) {
 	switch {
 	case mine == 0 || p.common && made < 0:
 		return
+	case p.convert && made == len(p.path) && sameDepends(last, spaces(d.column(last.start))+u[strings.Join(p.path, ".")], p.keys):
+		d.restore(last, u[strings.Join(p.path, ".")])
+		return
 	case mine < all && last.kind == isArray:
 		d.removeElems(last, p.mine)
 		return
@@ -903,7 +921,15 @@ func grown(before, after *node, changed map[string]bool) (string, bool) {
 	switch {
 	case before == nil || after == nil:
 		return "the document", before == after
-	case changed[before.path] && (before.none() || before.kind == isString && after.kind == isString):
+	case changed[before.path] && (before.none() || before.kind == isString && (after.kind == isString || before.text == "")):
+		return "", true
+	case changed[before.path] && before.kind == isArray && after.kind == isObject:
+		// The two ways to write depends_on.
+		for _, el := range before.elems {
+			if after.get(el.text) == nil {
+				return el.path, false
+			}
+		}
 		return "", true
 	case before.kind != after.kind || before.tag != after.tag || before.alias != after.alias || before.block != after.block ||
 		before.kind != isArray && before.kind != isObject && before.text != after.text:

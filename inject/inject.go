@@ -13,7 +13,9 @@
 // A definition becomes a tree that knows where each value stands (json.go,
 // yaml.go) and is edited by cutting and inserting text (tree.go, encode.go).
 // What protection is, and how it is taken out again, is said once (embed.go);
-// a dialect says how a platform writes it (ecs.go).
+// a dialect says how a platform writes it
+// (ecs.go, pods.go, compose.go). A Dockerfile is no tree and goes its own way
+// (dockerfile.go).
 package inject
 
 import "time"

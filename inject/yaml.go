@@ -196,8 +196,8 @@ func (y *yamlReader) sequence(n *node, src *yaml.Node) {
 	for i, c := range src.Content {
 		el := y.node(c, fmt.Sprintf("%s[%d]", n.path, i))
 		if n.block {
-			dash, ok := y.dash(el.start)
-			if !ok {
+			dash := y.space(n.end)
+			if dash == len(y.data) || y.data[dash] != '-' {
 				y.faults.at(y.data, el.start, el.path, `is not behind its "-" in a way that is understood; write both on one line`)
 			}
 			n.dashes = append(n.dashes, dash)
@@ -209,20 +209,6 @@ func (y *yamlReader) sequence(n *node, src *yaml.Node) {
 	if !n.block {
 		n.end = y.closing(n, '[', ']')
 	}
-}
-
-// dash returns where the "-" of a list's element is.
-func (y *yamlReader) dash(at int) (int, bool) {
-	for i := at - 1; i >= 0; i-- {
-		switch y.data[i] {
-		case ' ', '\n', '\r', '\t':
-		case '-':
-			return i, true
-		default:
-			return 0, false
-		}
-	}
-	return 0, false
 }
 
 // space returns the place behind blanks, line breaks and comments.

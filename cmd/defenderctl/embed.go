@@ -39,6 +39,21 @@ var embedFormats = []embedFormat{
 			"they are; one that makes a whole list of containers or of an entry point is refused.\n" +
 			"--token-secret may be one too: --token-secret '!Ref TokenSecret'.", perContainer,
 	}, {
+		inject.Kubernetes, "protect every pod of Kubernetes manifests", "deployment.yaml",
+		"FILE is YAML or JSON, of one document or many: Pod, Deployment, StatefulSet, DaemonSet,\n" +
+			"Job, CronJob, lists of them, and whatever has a pod where a Deployment has it. Other\n" +
+			"documents stay. An init container brings the program in an emptyDir.\n" +
+			"--token-secret is NAME or NAME/KEY of a Secret; the key is \"token\" if not said.", perContainer,
+	}, {
+		inject.Compose, "protect every service of a docker compose project", "compose.yaml",
+		"A service of ours brings the program in a volume, and the others wait for it.\n" +
+			"--token-secret is one of the project's secrets.", perContainer,
+	}, {
+		inject.ContainerGroup, "protect every container of an Azure container group", "group.yaml",
+		"FILE is the YAML of \"az container create --file\" or an ARM template in JSON. An init\n" +
+			"container brings the program in an emptyDir. The token becomes a secure value, from\n" +
+			"--token-file or, in a template, --token-secret \"[parameters('token')]\".", perContainer,
+	}, {
 		inject.Dockerfile, "protect what a Dockerfile builds", "Dockerfile",
 		"The defender's lines go to the end of the last stage, or of the --target; if the image\n" +
 			"needs a policy or a CA, a small stage before it writes those. No line of yours changes.",
