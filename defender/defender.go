@@ -314,7 +314,8 @@ func (d *Defender) startTarget(path string) error {
 	bound, _ := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	cfg := supervisor.Config{Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1, Exited: d.target.Exited,
 		WatchUnix: d.needs(policy.NeedUnixSockets), WatchFiles: d.needs(policy.NeedFileWrites),
-		WatchPrograms: d.needs(policy.NeedModified | policy.NeedFileless | policy.NeedWritable | policy.NeedSetUID)}
+		WatchFileTypes: d.needs(policy.NeedFileType),
+		WatchPrograms:  d.needs(policy.NeedModified | policy.NeedFileless | policy.NeedWritable | policy.NeedSetUID)}
 	if d.levels.Backend == supervisor.ByPtrace {
 		d.super = supervisor.Trace(cfg, d.target.Stopped)
 		d.super.Start()

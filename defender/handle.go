@@ -22,7 +22,16 @@ func (d *Defender) handle(c *supervisor.Call) {
 		return
 	}
 	ev := d.describe(c)
+	d.inform(&ev, c)
 	v := d.decide(&ev)
+	if r := c.File.Replaced; r != nil && !v.Tell() {
+		// Who renames one file over another removes that.
+		removed := ev
+		removed.File = d.file(r)
+		if rv := d.decide(&removed); rv.Tell() {
+			ev, v = removed, rv
+		}
+	}
 	if v.Tell() {
 		d.complete(&ev, c)
 	}
@@ -105,7 +114,9 @@ func (d *Defender) describe(c *supervisor.Call) policy.Event {
 	case c.Op == supervisor.Exec:
 		ev.Kind, ev.Program = policy.Launch, d.program(c.Program)
 	case c.Op == supervisor.Change:
-		ev.Kind, ev.File = policy.FileWrite, policy.File{Path: c.File.Path, Typed: c.File.Typed, Op: c.File.Op, To: c.File.To}
+		ev.Kind, ev.File = policy.FileWrite, d.file(&c.File)
+	case c.Op == supervisor.RawSocket:
+		ev.Kind, ev.Proto = policy.RawSocket, c.Network
 	case c.Network == supervisor.NetworkUnix:
 		ev.Kind, ev.File = policy.UnixConnect, policy.File{Path: c.File.Path, Typed: c.File.Typed}
 	case c.Op == supervisor.Bind || c.Op == supervisor.Listen:
@@ -117,9 +128,40 @@ func (d *Defender) describe(c *supervisor.Call) policy.Event {
 	return ev
 }
 
+// inform finds out what the rule asks about beyond the call itself. What cannot
+// be had is said to be unsure.
+func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
+	needs := d.engine.Load().Needs()
+	if needs&(policy.NeedSubject|policy.NeedAncestry|policy.NeedUser|policy.NeedArgv) != 0 {
+		ev.Subject = proc.Describe(c.PID())
+	}
+	if ev.Kind != policy.Launch {
+		return
+	}
+	var err error
+	if needs.Has(policy.NeedArgv) {
+		if ev.Program.Command, err = c.Argv(); err != nil {
+			ev.Unsure |= policy.NeedArgv
+		}
+	}
+	if needs.Has(policy.NeedRemoteIO) {
+		if ev.Program.RemoteIO, err = c.RemoteIO(); err != nil {
+			ev.Unsure |= policy.NeedRemoteIO
+		}
+	}
+	ev.Program.Main = c.PID() == d.target.PID()
+}
+
 // startGrace is how long after our start files may change that count as the
 // image's own: entry points write programs.
 const startGrace = 10 * time.Second
+
+func (d *Defender) file(f *supervisor.File) policy.File {
+	return policy.File{
+		Path: f.Path, Typed: f.Typed, Op: f.Op, To: f.To,
+		Type: f.Type, Image: !f.Born.IsZero() && f.Born.Before(d.started.Add(startGrace)),
+	}
+}
 
 func (d *Defender) program(p *supervisor.Program) policy.Program {
 	image := d.started.Add(startGrace)

@@ -371,3 +371,79 @@ func TestControlData(t *testing.T) {
 		}
 	}
 }
+
+// TestDetections does what a rule detects by what the supervisor finds out.
+func TestDetections(t *testing.T) {
+	t.Parallel()
+	detect := func(section, key string) string {
+		return fmt.Sprintf("version: 1\nrules:\n  - name: r\n    %s: {effect: alert, detect: {%s: prevent}}\n", section, key)
+	}
+	tests := []struct {
+		name, policy, attack string
+		argv                 []string
+		ran                  string // by what it does alone
+		harmless             []string
+	}{
+		{"in memory", detect("processes", "fileless"), "filelessProcess", []string{victim("exec"), "memfd", victim("prog-a")}, "prog-a ran\n", []string{victim("exec"), "plain", victim("prog-a")}},
+		{"in memory, by proc", detect("processes", "fileless"), "filelessProcess", []string{victim("exec"), "memfd-proc", victim("prog-a")}, "prog-a ran\n", nil},
+		{"deleted", detect("processes", "fileless"), "filelessProcess", []string{"sh", "-c", "cp " + victim("prog-a") + " x; exec 7<x; rm x; exec /proc/self/fd/7"}, "prog-a ran\n", nil},
+		{"where anybody may write", detect("processes", "writablePath"), "tmpfsProcess", []string{"sh", "-c", "mkdir -m 777 d; cp " + victim("prog-a") + " d; exec d/prog-a"}, "prog-a ran\n", []string{victim("exec"), "plain", victim("prog-a")}},
+		{"set-uid", detect("processes", "setUID"), "suidBinaries", []string{"sh", "-c", "cp " + victim("prog-a") + " x; chmod u+s x; exec ./x"}, "prog-a ran\n", []string{victim("exec"), "plain", victim("prog-a")}},
+		{"not the main process", detect("processes", "onlyMainProcess"), "unexpectedProcess", []string{victim("exec"), "spawn", victim("prog-a")}, "prog-a ran\n", []string{victim("exec"), "plain", victim("prog-a")}},
+		{"raw socket", "version: 1\nrules:\n  - name: r\n    network: {effect: alert, detect: {rawSockets: prevent}}\n", "suspiciousNetworkActivity", []string{victim("net"), "raw", "127.0.0.1", "1"}, "sendto: ok\n", []string{victim("net"), "sendto", "127.0.0.1", "9"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if test.name == "raw socket" || test.name == "set-uid" {
+				needRoot(t)
+			}
+			if native := (run{}).native(t, test.argv...); native.out != test.ran {
+				t.Fatalf("alone: %+v", native)
+			}
+			if r := (run{policy: test.policy}).protected(t, test.argv...); r.out == test.ran || len(r.of(test.attack)) == 0 {
+				t.Errorf("protected: %q %s, audits %+v", r.out, r.err, r.records)
+			}
+			if test.harmless == nil {
+				return
+			}
+			native := run{}.native(t, test.harmless...)
+			if r := (run{policy: test.policy}).protected(t, test.harmless...); r.out != native.out || len(r.audits()) > 0 {
+				t.Errorf("harmless: %q %s, alone: %q, audits %+v", r.out, r.err, native.out, r.records)
+			}
+		})
+	}
+}
+
+// TestFileDetections changes files that a rule knows without a list.
+func TestFileDetections(t *testing.T) {
+	t.Parallel()
+	const change = `cp ` + "$1" + ` prog; chmod 755 prog; mkdir .ssh; printf -- '-----BEGIN PRIVATE KEY-----\n' >key; `
+	tests := []struct{ name, key, attack, script string }{
+		{"a program", "binaries", "execFileAccess", `echo x >>prog`},
+		{"a program, cut", "binaries", "execFileAccess", `truncate -s 1 prog`},
+		{"a program, replaced", "binaries", "execFileAccess", `cp key new; mv new prog`},
+		{"who may log in", "sshAndAdminFiles", "sshAccess", `echo x >.ssh/authorized_keys`},
+		{"a key", "certificates", "regFileAccess", `echo x >>key`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			dir := workDir(t, 0)
+			before := exec.Command("sh", "-c", change, "sh", victim("prog-a"))
+			before.Dir = dir
+			if out, err := before.CombinedOutput(); err != nil {
+				t.Fatalf("%v %s", err, out)
+			}
+			policy := fmt.Sprintf("version: 1\nrules:\n  - name: r\n    files: {effect: alert, detect: {%s: prevent}}\n", test.key)
+			argv := []string{"sh", "-c", "if " + test.script + "; then echo done; fi; echo ordinary >other; mkdir folder; rm other"}
+			r := run{dir: dir, flags: monitoring, policy: policy}.protected(t, argv...)
+			if n := len(r.of(test.attack)); r.out != "" || n == 0 || n != len(r.audits()) { // mv tries again
+				t.Errorf("protected: %q %s, audits %+v", r.out, r.err, r.records)
+			}
+			if native := (run{dir: dir}).native(t, "sh", "-c", test.script+" && echo done"); native.out != "done\n" {
+				t.Errorf("alone: %+v", native)
+			}
+		})
+	}
+}

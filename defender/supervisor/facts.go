@@ -1,11 +1,16 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"path"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"appdefender/internal/sys"
 )
 
 // Facts are what is known about the files that an exec would start: the
@@ -36,16 +41,24 @@ func (c *Call) facts(p *Program, f *file, loaded bool) {
 	if changed := time.Unix(f.stat.Ctim.Unix()); changed.After(p.Changed) {
 		p.Changed = changed
 	}
-	var stx unix.Statx_t
-	if unix.Statx(f.fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &stx) == nil && stx.Mask&unix.STATX_BTIME != 0 {
-		if born := time.Unix(stx.Btime.Sec, int64(stx.Btime.Nsec)); born.After(p.Born) {
-			p.Born = born
-		}
+	if b := born(f.fd, ""); b.After(p.Born) {
+		p.Born = b
 	}
 	if loaded && !c.s.cfg.NoNewPrivs && !p.SetUID {
 		_, err := unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", f.fd), "security.capability", nil)
 		p.SetUID = err == nil
 	}
+}
+
+// born returns when a file came into being, zero where the file system does
+// not say.
+func born(dir int, name string) time.Time {
+	var st unix.Statx_t
+	err := unix.Statx(dir, name, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &st)
+	if err != nil || st.Mask&unix.STATX_BTIME == 0 {
+		return time.Time{}
+	}
+	return time.Unix(st.Btime.Sec, int64(st.Btime.Nsec))
 }
 
 // named reports whether the name of f leads to it, from our root or from the
@@ -77,4 +90,46 @@ func writable(f *file) bool {
 	}
 	var dir unix.Stat_t
 	return unix.Stat(path.Dir(f.full), &dir) == nil && dir.Mode&others != 0
+}
+
+// RemoteIO reports whether the standard input or output of whoever executes is
+// a socket connected to another machine. An error means that nobody can say.
+func (c *Call) RemoteIO() (bool, error) {
+	for fd := range 2 {
+		link, err := readlinkProc(c.TID, fmt.Sprintf("fd/%d", fd))
+		if errors.Is(err, unix.ENOENT) || err == nil && !strings.HasPrefix(link, "socket:") {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		remote, err := c.connectedAway(fd)
+		if remote || err != nil {
+			return remote, err
+		}
+	}
+	return false, c.pending()
+}
+
+func (c *Call) connectedAway(fd int) (bool, error) {
+	var socket int
+	err := sys.AsTarget(c.TID, func() (err error) {
+		socket, err = c.pids.getFD(c, fd)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(socket)
+	peer, err := unix.Getpeername(socket)
+	if err != nil {
+		return false, nil // connected to nobody
+	}
+	switch peer := peer.(type) {
+	case *unix.SockaddrInet4:
+		return !netip.AddrFrom4(peer.Addr).IsLoopback(), nil
+	case *unix.SockaddrInet6:
+		return !netip.AddrFrom16(peer.Addr).Unmap().IsLoopback(), nil
+	}
+	return false, nil
 }

@@ -1,6 +1,8 @@
 package supervisor
 
 import (
+	"bytes"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,6 +10,7 @@ import (
 	"path"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +23,15 @@ type File struct {
 	Typed string
 	Op    string
 	To    string
+	// What is at Path now, if Config.WatchFileTypes asks: "elf", "secret" (a
+	// private key), "regular" or "folder", and since when it is there (zero
+	// where the file system does not say).
+	Type string
+	Born time.Time
+
+	// Replaced is what a rename puts something else in the place of; nil if
+	// there is nothing.
+	Replaced *File
 }
 
 // errNoChange means that a call changes nothing that a rule could be about.
@@ -118,6 +130,12 @@ func (s *Supervisor) change(c *Call, ch change) {
 	var ours unreadable
 	switch {
 	case err == nil:
+		if s.cfg.WatchFileTypes != nil && s.cfg.WatchFileTypes() {
+			c.File.look()
+			if c.File.Replaced != nil {
+				c.File.Replaced.look()
+			}
+		}
 		s.cfg.Handler(c)
 	case errors.Is(err, errNoChange):
 		_ = c.proceed()
@@ -126,6 +144,47 @@ func (s *Supervisor) change(c *Call, ch change) {
 	default:
 		c.unknown(err)
 	}
+}
+
+// look finds out what is at Path.
+func (f *File) look() {
+	fd, err := unix.Open(f.Path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		f.Type = "folder"
+	case unix.S_IFREG:
+		f.Type = contentType(fd)
+	default:
+		return
+	}
+	f.Born = born(fd, "")
+}
+
+// contentType tells programs and private keys (RFC 7468) from the rest.
+func contentType(fd int) string {
+	r, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return "regular"
+	}
+	defer unix.Close(r)
+	head := make([]byte, 4096)
+	n, _ := unix.Pread(r, head, 0)
+	head = head[:max(n, 0)]
+	switch {
+	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
+		return "elf"
+	case bytes.Contains(head, []byte("-----BEGIN ")) && bytes.Contains(head, []byte("PRIVATE KEY-----")):
+		return "secret"
+	}
+	return "regular"
 }
 
 // readPath reads a path argument. "" is for calls that take an empty one.
@@ -419,6 +478,9 @@ func (c *Call) second(dirfd int, at uint64) error {
 	}
 	defer p.close()
 	c.File.To = p.path()
+	if c.File.Op == "rename" && p.stat != nil {
+		c.File.Replaced = &File{Op: "unlink", Path: c.File.To, Typed: absolute(c.TID, dirfd, name)}
+	}
 	return nil
 }
 

@@ -59,6 +59,12 @@ func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
 		b.add(b.stop, name)
 	}
 	b.add(b.stop, "sendto", arg(4, seccomp.CompareNotEqual, 0))
+	b.add(b.stop, "socket", isInt(0, unix.AF_PACKET))
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		for _, kind := range []uint64{unix.SOCK_RAW, unix.SOCK_PACKET} {
+			b.add(b.stop, "socket", isInt(0, family), masked(1, sockTypeMask, kind))
+		}
+	}
 	b.add(enosys, "io_uring_setup")
 	if files {
 		b.changes()

@@ -102,6 +102,12 @@ func TestFilter(t *testing.T) {
 		{"sendto without an address", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0, 0}, allow},
 		{"sendto with one", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0x7fff0000, 16}, stop},
 		{"sendto with one in the upper half", unix.SYS_SENDTO, []uint64{3, 4, 5, 0, 0x7fff_0000_0000, 16}, stop},
+		{"a raw socket", unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_RAW | unix.SOCK_CLOEXEC, 1}, stop},
+		{"a raw socket of IPv6 with full registers", unix.SYS_SOCKET, []uint64{high | unix.AF_INET6, high | unix.SOCK_RAW, 1}, stop},
+		{"a packet socket", unix.SYS_SOCKET, []uint64{unix.AF_PACKET, unix.SOCK_DGRAM, 3}, stop},
+		{"an old packet socket", unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_PACKET, 3}, stop},
+		{"a socket", unix.SYS_SOCKET, []uint64{unix.AF_INET6, unix.SOCK_STREAM | unix.SOCK_NONBLOCK, 0}, allow},
+		{"a netlink socket", unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, 0}, allow},
 		{"io_uring_setup", unix.SYS_IO_URING_SETUP, nil, enosys},
 
 		{"kill of the supervisor", unix.SYS_KILL, []uint64{supervisor, 15}, stop},

@@ -45,6 +45,7 @@ const (
 	Bind
 	Listen
 	Change // of a file
+	RawSocket
 )
 
 // Level says how sure an answer is; see the package comment.
@@ -72,7 +73,7 @@ type Call struct {
 	// Of Connect and Send: where to, in canonical form. Of Bind and Listen:
 	// the socket's own address. Addr is not valid for a message without a
 	// destination, and for a Unix socket, which has a File.
-	Network string // "tcp", "udp", NetworkUnix, "ip" for others, "" if nobody knows
+	Network string // "tcp", "udp", NetworkUnix, "ip" for others, "" if nobody knows; of RawSocket "raw" or "packet"
 	Addr    netip.AddrPort
 	Path    string
 
@@ -121,6 +122,8 @@ type Config struct {
 	WatchUnix func() bool
 	// WatchFiles is that for changes to files; the filter must ask about them.
 	WatchFiles func() bool
+	// WatchFileTypes reports whether Type and Born of files are to be found.
+	WatchFileTypes func() bool
 	// WatchPrograms reports whether the costly Facts of an exec are to be found.
 	WatchPrograms func() bool
 	// Exited is told of a child of ours that ended under our eyes during an
@@ -201,6 +204,8 @@ func (s *Supervisor) dispatch(c *Call) {
 		s.bind(c)
 	case unix.SYS_LISTEN:
 		s.listen(c)
+	case unix.SYS_SOCKET:
+		s.rawSocket(c)
 	case unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_TGKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_RT_TGSIGQUEUEINFO,
 		unix.SYS_PIDFD_OPEN, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_PRLIMIT64, unix.SYS_SETPGID, unix.SYS_SETPRIORITY,
 		unix.SYS_IOPRIO_SET, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SCHED_SETATTR, unix.SYS_SCHED_SETPARAM,
