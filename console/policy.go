@@ -1,7 +1,6 @@
 package console
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v4"
 
 	"appdefender/console/store"
 	"appdefender/policy"
@@ -284,35 +281,6 @@ func (s *Server) MoveRule(ctx context.Context, who string, generation uint64, na
 	})
 }
 
-// PolicyYAML writes a policy as a file.
-func PolicyYAML(p *policy.Policy) ([]byte, error) {
-	// The JSON leaves out what says nothing, and its order of keys is kept.
-	b, err := json.Marshal(p)
-	if err != nil {
-		return nil, err
-	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(b, &doc); err != nil {
-		return nil, err
-	}
-	plain(&doc)
-	var out bytes.Buffer
-	e := yaml.NewEncoder(&out)
-	e.SetIndent(2)
-	if err := e.Encode(&doc); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), e.Close()
-}
-
-// plain takes the braces and quotes of JSON from a node.
-func plain(n *yaml.Node) {
-	n.Style &^= yaml.FlowStyle | yaml.DoubleQuotedStyle
-	for _, c := range n.Content {
-		plain(c)
-	}
-}
-
 // ifMatch reads the generation that a change was made for: the header If-Match
 // or the parameter "generation"; 0 for any.
 func ifMatch(r *http.Request) (uint64, error) {
@@ -332,7 +300,7 @@ func writePolicy(w http.ResponseWriter, r *http.Request, status int, p Policy) e
 	if r.URL.Query().Get("format") != "yaml" {
 		return WriteJSON(w, status, p)
 	}
-	b, err := PolicyYAML(p.Policy)
+	b, err := file.Marshal(p.Policy)
 	if err != nil {
 		return err
 	}

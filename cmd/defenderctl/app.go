@@ -50,7 +50,7 @@ func (a *app) cli() *cli.App {
 			{
 				Name: "policy", Usage: "work on policy files",
 				HideHelpCommand: true, Action: noSuchCommand, OnUsageError: usageError,
-				Subcommands: []*cli.Command{a.policyValidate()},
+				Subcommands: a.policyCommands(),
 			},
 			{
 				Name: "version", Usage: "print the version",

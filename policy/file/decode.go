@@ -22,6 +22,7 @@ const maxAliased = 100_000
 // no field is unknown.
 type decoder struct {
 	faults []Fault
+	notes  []Fault
 
 	// spoiled are the paths of values that were not decoded. What Validate
 	// finds there or below is the consequence of a fault reported already.

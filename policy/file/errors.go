@@ -37,12 +37,15 @@ func (e *Errors) Error() string {
 		if i > 0 {
 			b.WriteByte('\n')
 		}
-		fmt.Fprintf(&b, "%s:%d:%d: ", e.Name, f.Line, f.Col)
-		if f.Path != "" {
-			b.WriteString(f.Path)
-			b.WriteString(": ")
-		}
-		b.WriteString(f.Msg)
+		fmt.Fprintf(&b, "%s:%s", e.Name, f)
 	}
 	return b.String()
+}
+
+// String returns the fault as one line, from its position on.
+func (f Fault) String() string {
+	if f.Path == "" {
+		return fmt.Sprintf("%d:%d: %s", f.Line, f.Col, f.Msg)
+	}
+	return fmt.Sprintf("%d:%d: %s: %s", f.Line, f.Col, f.Path, f.Msg)
 }

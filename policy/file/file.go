@@ -60,12 +60,19 @@ func Load(path string) (*policy.Policy, error) {
 // Parse reads the policy in data. The error is an [*Errors], in which the
 // file is called name.
 func Parse(name string, data []byte) (*policy.Policy, error) {
+	p, _, err := ParseNotes(name, data)
+	return p, err
+}
+
+// ParseNotes is Parse, and returns what the policy asks for and cannot have,
+// such as effects that are less than what is written.
+func ParseNotes(name string, data []byte) (*policy.Policy, []Fault, error) {
 	var d decoder
 	p := d.policy(data)
 	if len(d.faults) > 0 {
-		return nil, newErrors(name, d.faults)
+		return nil, nil, newErrors(name, d.faults)
 	}
-	return p, nil
+	return p, d.notes, nil
 }
 
 // policy decodes and validates data. If it adds no fault, the policy has none.
@@ -90,6 +97,12 @@ func (d *decoder) policy(data []byte) *policy.Policy {
 		if !d.isSpoiled(f.Path) {
 			line, col := positions.position(f.Path)
 			d.faults = append(d.faults, Fault{line, col, f.Path, f.Msg})
+		}
+	}
+	if len(d.faults) == 0 {
+		for _, f := range p.Notes() {
+			line, col := positions.position(f.Path)
+			d.notes = append(d.notes, Fault{line, col, f.Path, f.Msg})
 		}
 	}
 	return p
