@@ -72,12 +72,12 @@ func (w *watch) full() bool {
 	return len(w.blocked) >= maxBlocked
 }
 
-// run runs f, which may block in one system call of this thread. Once it has,
-// other calls no longer wait for it; and it is interrupted when the target's
-// call is gone or a signal waits for the target.
+// run performs a call that may block this thread. Once it has, other calls no
+// longer wait for it; and it is interrupted, with EINTR, when the target's call
+// is gone or a signal waits for the target.
 //
 // Precondition: the OS thread is locked.
-func (w *watch) run(c *Call, f func()) {
+func (w *watch) run(c *Call, name []byte) (int, error) {
 	w.mu.Lock()
 	if w.blocked == nil {
 		w.blocked = make(map[*Call]int)
@@ -89,13 +89,14 @@ func (w *watch) run(c *Call, f func()) {
 		go w.look()
 	}
 	w.mu.Unlock()
-	f()
+	n, err := c.perform(name, 0)
 	w.mu.Lock() // from here on no interrupt can come
 	delete(w.blocked, c)
 	if i := slices.Index(w.fresh, c); i >= 0 {
 		w.fresh = slices.Delete(w.fresh, i, i+1)
 	}
 	w.mu.Unlock()
+	return n, err
 }
 
 // look runs while anything blocks. It spends a tenth of its time on asking
@@ -110,11 +111,7 @@ func (w *watch) look() {
 			w.mu.Unlock()
 			return
 		}
-		for _, c := range w.fresh {
-			c.slow()
-		}
-		clear(w.fresh)
-		w.fresh = w.fresh[:0]
+		w.fresh = slices.DeleteFunc(w.fresh, (*Call).overdue)
 		if now := time.Now(); now.After(next) {
 			w.interrupt()
 			took := time.Since(now)
@@ -124,9 +121,28 @@ func (w *watch) look() {
 	}
 }
 
+// overdue sees to it that nobody waits for a call that blocks. It returns false
+// if it must be asked again: an interrupt that comes just before the call is
+// lost.
+func (c *Call) overdue() bool {
+	if c.onTracer() {
+		c.s.b.(*tracer).overdue()
+		return false
+	}
+	c.slow()
+	return true
+}
+
+// onTracer reports whether the tracer itself performs the call, and nobody
+// else may ask after it.
+func (c *Call) onTracer() bool { return c.task != nil && !c.worker }
+
 // interrupt interrupts every call that is to be given up.
 func (w *watch) interrupt() {
 	for c, tid := range w.blocked {
+		if c.onTracer() {
+			continue
+		}
 		if c.s.closed.Load() || c.pending() != nil || c.s.interrupted(c.TID) {
 			_ = sys.Tgkill(tid, interruptSignal)
 		}

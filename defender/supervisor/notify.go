@@ -220,9 +220,11 @@ func (b *notify) settle(c *Call) {
 	}
 }
 
-func (b *notify) wait(_ *Call, f, next func()) {
-	f()
-	next()
+func (b *notify) wait(c *Call, name []byte, next func(int, error)) {
+	if !c.Addr.Addr().IsLoopback() {
+		c.slow() // a network takes its time; loopback hardly ever does
+	}
+	next(c.performBlocking(name))
 }
 
 // launch lets an exec run and looks at what it loaded.

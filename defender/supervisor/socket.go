@@ -501,19 +501,12 @@ func (c *Call) attempt(name []byte, next func(int, error)) {
 		next(0, unix.EAGAIN)
 		return
 	}
-	if !c.Addr.Addr().IsLoopback() {
-		c.slow() // a network takes its time; loopback hardly ever does
-	}
-	var n int
-	var err error
-	c.s.b.wait(c, func() { n, err = c.performBlocking(name) }, func() { next(n, err) })
+	c.s.b.wait(c, name, next)
 }
 
 func (c *Call) performBlocking(name []byte) (int, error) {
 	for {
-		var n int
-		var err error
-		c.s.watch.run(c, func() { n, err = c.perform(name, 0) })
+		n, err := c.s.watch.run(c, name)
 		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}

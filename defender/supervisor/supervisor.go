@@ -150,8 +150,8 @@ type backend interface {
 	answer(*Call, answer) error
 	// launch answers an exec that may proceed, and tells what came of it.
 	launch(c *Call, r Reply, then func(Outcome))
-	// wait runs f, which may block, and then next where a call may be answered.
-	wait(c *Call, f, next func())
+	// wait performs what may block, and calls next where a call may be answered.
+	wait(c *Call, name []byte, next func(int, error))
 	// start begins to answer, close ends it: the target has ended.
 	start()
 	close()

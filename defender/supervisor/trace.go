@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -250,24 +251,37 @@ func (b *tracer) settleLaunch(t *task, loaded bool, pid int) {
 	b.forget(t)
 }
 
-// wait runs f on a goroutine, and next here. A message of many is sent at
-// once: what follows it waits.
-func (b *tracer) wait(c *Call, f, next func()) {
+// wait performs on a goroutine, and calls next here. On loopback it tries here
+// first: what takes no time saves the way to another thread and back. A
+// message of many is sent at once, for what follows it waits.
+func (b *tracer) wait(c *Call, name []byte, next func(int, error)) {
 	if c.part {
-		f()
-		next()
+		next(c.performBlocking(name))
 		return
+	}
+	if c.Addr.Addr().IsLoopback() {
+		// A connect that was interrupted goes on, and a second one waits for it
+		// (connect(2), EINTR).
+		if n, err := c.s.watch.run(c, name); !errors.Is(err, unix.EINTR) {
+			next(n, err)
+			return
+		}
 	}
 	c.worker = true
 	go func() {
-		f()
+		runtime.LockOSThread() // for the watch
+		defer runtime.UnlockOSThread()
+		n, err := c.performBlocking(name)
 		b.post(func() {
 			c.worker = false
-			next()
+			next(n, err)
 			c.closeSocket()
 		})
 	}()
 }
+
+// overdue ends the attempt of wait on this thread.
+func (b *tracer) overdue() { _ = sys.Tgkill(b.thread, interruptSignal) }
 
 // post has f run on the tracer's thread. A signal that comes just before the
 // thread waits is lost, so it is sent until f has run.
