@@ -93,6 +93,10 @@ var capabilities = []struct {
 func (r *Report) surroundings() []supervisor.Lost {
 	var lost []supervisor.Lost
 	add := func(what, why, cure string) { lost = append(lost, supervisor.Lost{What: what, Why: why, Cure: cure}) }
+	if r.Level == supervisor.ByPtrace {
+		add("no debugger works inside the target, and it ends with the defender whatever --on-failure says",
+			"a process has one tracer, and that is the defender", "")
+	}
 	if !r.NoNewPrivs && !sys.Can(unix.CAP_SYS_ADMIN) {
 		add("set-uid programs, sudo and ping among them, gain no privileges in the target",
 			"without SYS_ADMIN a filter needs no_new_privs", "start the target as the user it needs")

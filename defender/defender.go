@@ -319,7 +319,11 @@ func (d *Defender) startTarget(path string) error {
 	if d.levels.Backend == supervisor.ByPtrace {
 		d.super = supervisor.Trace(cfg, d.target.Stopped)
 		d.super.Start()
-		if err := d.trace(); err != nil {
+		err := stage.Ready()
+		if err == nil {
+			err = d.trace()
+		}
+		if err != nil {
 			return fmt.Errorf("starting the target: %w", err)
 		}
 	}

@@ -130,6 +130,9 @@ func (b *tracer) event(tid int, status unix.WaitStatus) {
 			t.restart = false
 			_ = t.regs.Return(t.call.regs.NR, -int64(errRestart))
 			b.forget(t)
+			// Another thread may have taken the signal: without one the kernel
+			// looks at the result only if there is a stop to make.
+			_ = sys.Interrupt(tid)
 		}
 		_ = sys.Cont(tid, 0)
 	default:
@@ -252,14 +255,16 @@ func (b *tracer) settleLaunch(t *task, loaded bool, pid int) {
 }
 
 // wait performs on a goroutine, and calls next here. On loopback it tries here
-// first: what takes no time saves the way to another thread and back. A
-// message of many is sent at once, for what follows it waits.
+// first: what takes no time saves the way to another thread and back. But a
+// time limit of the socket would start again with the second try. A message of
+// many is sent at once, for what follows it waits.
 func (b *tracer) wait(c *Call, name []byte, next func(int, error)) {
 	if c.part {
 		next(c.performBlocking(name))
 		return
 	}
-	if c.Addr.Addr().IsLoopback() {
+	limit, err := unix.GetsockoptTimeval(c.socket, unix.SOL_SOCKET, unix.SO_SNDTIMEO)
+	if err == nil && *limit == (unix.Timeval{}) && c.Addr.Addr().IsLoopback() {
 		// A connect that was interrupted goes on, and a second one waits for it
 		// (connect(2), EINTR).
 		if n, err := c.s.watch.run(c, name); !errors.Is(err, unix.EINTR) {

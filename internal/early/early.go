@@ -202,6 +202,9 @@ func (c Child) order(o C.uint32_t) {
 // ErrFailed means that the child could not do what it was told.
 var ErrFailed = errors.New("early process failed")
 
+// Ready waits until the child may be read and traced.
+func (c Child) Ready() error { return c.await(C.STATE_WAITING) }
+
 // Failure returns what the child failed at, as an [os.SyscallError], or nil.
 func (c Child) Failure() error {
 	if c.state() != C.STATE_FAILED {

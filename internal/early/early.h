@@ -16,7 +16,8 @@ enum { ORDER_WAIT, ORDER_GO, ORDER_QUIT };
 
 // The states of a stage or probe, in order.
 enum {
-	STATE_WAITING,   // for its order
+	STATE_BORN,
+	STATE_WAITING,   // for its order: it may be read and traced
 	STATE_LISTENING, // the filter is installed, .listener is open in the shared table
 	STATE_UNSHARED,  // the stage has left the shared descriptor table
 	STATE_FAILED,    // .failed_call and .failed_errno say what

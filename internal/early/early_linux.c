@@ -72,13 +72,14 @@ static void await_order(struct early_child *c)
 // What a child does first: it dies with the supervisor, forgets our secrets,
 // and only then becomes dumpable, so that a supervisor without CAP_SYS_PTRACE
 // can read the arguments of its calls.
-static void begin(pid_t parent)
+static void begin(struct early_child *c, pid_t parent)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	if (getppid() != parent)
 		_exit(127);
 	early_wipe_environment();
 	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+	set_state(c, STATE_WAITING);
 }
 
 // Takes CAP_SYS_PTRACE from every set of this process, so that not even a
@@ -187,7 +188,7 @@ static void stage(pid_t parent)
 	sigset_t ttou, before;
 	int i;
 
-	begin(parent);
+	begin(c, parent);
 	await_order(c);
 
 	// A process group of its own, so that kill(0, …) in the target does not
@@ -231,7 +232,7 @@ static void probe(pid_t parent, struct early_child *c)
 	static const char address[16] = "appdefender-test";
 	int s;
 
-	begin(parent);
+	begin(c, parent);
 	await_order(c);
 	install_filter(c);
 	s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
