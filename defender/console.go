@@ -122,7 +122,10 @@ func (d *Defender) apply(p *policy.Policy) error {
 	if err != nil {
 		return err
 	}
-	d.engine.Store(engine)
+	before := d.engine.Swap(engine)
+	if before != nil && before.Needs() != engine.Needs() { // what holds at the start is told then
+		d.lacks()
+	}
 	return nil
 }
 

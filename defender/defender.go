@@ -344,9 +344,7 @@ func (d *Defender) startTarget(path string) error {
 	if err := stage.Alone(); err != nil {
 		return fmt.Errorf("starting the target: %w", err)
 	}
-	if !d.cfg.FileMonitoring && d.engine.Load().Needs().Has(policy.NeedFileWrites) {
-		d.notice("the rule's section files says nothing without --file-monitoring")
-	}
+	d.lacks()
 	if stage.LostSetUID() {
 		d.notice("set-uid programs gain no privileges in this target: without CAP_SYS_ADMIN a filter needs no_new_privs")
 	}
