@@ -142,3 +142,40 @@ func TestFilesUnmonitored(t *testing.T) {
 		t.Errorf("%q %s, audits %+v", res.out, res.err, res.records)
 	}
 }
+
+// TestFilesOfAnother does as a user what only root could look at: the kernel's
+// answer must not be ours, which knows what is there.
+func TestFilesOfAnother(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	for _, way := range []string{
+		"write", "missing", "missing-folder", "exists", "mkdir-exists", "mkdir", "below-file", "unlink", "unlink-missing", "rename-away",
+		"rename-over", "truncate", "chmod", "rmdir", "symlink-in", "link-in", "create", "create-new", "dangling", "nofollow", "mine",
+	} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			private := func(r *run) string {
+				dir := guarded(t, r)
+				for name, mode := range map[string]os.FileMode{dir: 0o700, r.dir: 0o777} {
+					if err := os.Chmod(name, mode); err != nil {
+						t.Fatal(err)
+					}
+				}
+				return dir
+			}
+			alone := run{}
+			native := alone.native(t, victim("drop"), "exec", victim("files"), way, private(&alone))
+			watched := run{flags: monitoring, policy: denyFiles("/nowhere")}
+			r := watched.protected(t, victim("drop"), "exec", victim("files"), way, private(&watched))
+			if r.out != native.out || len(r.audits()) > 0 {
+				t.Errorf("protected: %q %s, alone: %q, audits %+v", r.out, r.err, native.out, r.records)
+			}
+			denied := run{flags: monitoring}
+			dir := private(&denied)
+			denied.policy = denyFiles(dir)
+			if r := denied.protected(t, victim("drop"), "exec", victim("files"), way, dir); r.out != native.out {
+				t.Errorf("denied: %q %s, alone: %q", r.out, r.err, native.out)
+			}
+		})
+	}
+}

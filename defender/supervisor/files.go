@@ -139,10 +139,23 @@ func (s *Supervisor) change(c *Call, ch change) {
 		s.cfg.Handler(c)
 	case errors.Is(err, errNoChange):
 		_ = c.proceed()
-	case !errors.As(err, &ours) && errors.As(err, &errno) && (errno != unix.EACCES || sameRights(c.TID)):
-		_ = c.refuse(errno)
-	default:
+	case errors.As(err, &ours) || !errors.As(err, &errno):
 		c.unknown(err)
+	case c.File.Typed == "" || sameUser(c.TID):
+		// Answered, not continued: another thread could have changed the name
+		// to one for which it is not so.
+		_ = c.refuse(errno)
+	case errno == unix.EACCES:
+		c.unknown(err)
+	case errno == unix.EEXIST:
+		_ = c.proceed() // to be refused
+	default:
+		// Another user, who may not be told whether a file exists: the kernel
+		// must answer. What is known of the name is judged.
+		if c.File.Path == "" {
+			c.File.Path = c.File.Typed
+		}
+		s.cfg.Handler(c)
 	}
 }
 
@@ -261,7 +274,7 @@ func (c *Call) opens(dirfd int, at, flags uint64) error {
 	if err != nil {
 		return err
 	}
-	c.File.Typed = absolute(c.TID, dirfd, name)
+	c.File = File{Op: "open", Typed: absolute(c.TID, dirfd, name)}
 	if flags&unix.O_NOFOLLOW != 0 || flags&(unix.O_CREAT|unix.O_EXCL) == unix.O_CREAT|unix.O_EXCL {
 		p, err := c.place(dirfd, name)
 		if err != nil {
@@ -295,11 +308,12 @@ func (c *Call) opensFile(name string, st *unix.Stat_t) error {
 }
 
 func (c *Call) opensPlace(p *place, flags uint64) error {
+	c.File.Path = p.path()
 	switch {
 	case p.stat == nil && flags&unix.O_CREAT == 0:
 		return unix.ENOENT
 	case p.stat == nil:
-		c.File.Op, c.File.Path = "create", p.path()
+		c.File.Op = "create"
 		return nil
 	case flags&(unix.O_CREAT|unix.O_EXCL) == unix.O_CREAT|unix.O_EXCL:
 		return unix.EEXIST
@@ -419,15 +433,16 @@ func (c *Call) makes(op string, dirfd int, at uint64) error {
 }
 
 func (c *Call) makesName(op string, dirfd int, name string) error {
+	c.File = File{Op: op, Typed: absolute(c.TID, dirfd, name)}
 	p, err := c.place(dirfd, name)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	c.File.Path = p.path()
 	if p.stat != nil {
 		return unix.EEXIST
 	}
-	c.File = File{Op: op, Path: p.path(), Typed: absolute(c.TID, dirfd, name)}
 	return nil
 }
 
@@ -447,15 +462,16 @@ func (c *Call) names(op string, dirfd int, at uint64) error {
 	if err != nil {
 		return err
 	}
+	c.File = File{Op: op, Typed: absolute(c.TID, dirfd, name)}
 	p, err := c.place(dirfd, name)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	c.File.Path = p.path()
 	if p.stat == nil {
 		return unix.ENOENT
 	}
-	c.File = File{Op: op, Path: p.path(), Typed: absolute(c.TID, dirfd, name)}
 	return nil
 }
 
@@ -472,6 +488,7 @@ func (c *Call) second(dirfd int, at uint64) error {
 	if err != nil {
 		return err
 	}
+	c.File.To = absolute(c.TID, dirfd, name)
 	p, err := c.place(dirfd, name)
 	if err != nil {
 		return err
@@ -527,12 +544,13 @@ func (c *Call) altersAny(op string, dirfd int, at uint64, flags int) error {
 	case flags&noFollow != 0:
 		return c.names(op, dirfd, at)
 	}
+	c.File = File{Op: op, Typed: absolute(c.TID, dirfd, name)}
 	f, err := lookup(c.TID, c.PID, dirfd, name)
 	if err != nil {
 		return err
 	}
 	defer f.close()
-	return c.altersFile(op, f, absolute(c.TID, dirfd, name))
+	return c.altersFile(op, f, c.File.Typed)
 }
 
 func (c *Call) altersFile(op string, f *file, typed string) error {

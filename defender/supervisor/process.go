@@ -83,6 +83,14 @@ func sameRights(tid int) bool {
 	return err == nil && (sys.Us.UID[3] == 0 || theirs.UID[3] == sys.Us.UID[3] && theirs.CapEff&^sys.Us.CapEff == 0)
 }
 
+// sameUser reports whether thread tid sees of the file system what we see: a
+// look-up of ours that failed would have failed there in the same way.
+func sameUser(tid int) bool {
+	theirs, err := sys.ReadStatus(tid)
+	const walks = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
+	return err == nil && theirs.UID[3] == sys.Us.UID[3] && theirs.CapEff&walks == sys.Us.CapEff&walks
+}
+
 // readFull, readString and look are looks at a target's memory and /proc
 // entries.
 func readFull(tid int, addr uint64, buf []byte) error {

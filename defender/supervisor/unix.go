@@ -53,12 +53,18 @@ func (s *Supervisor) unixCall(c *Call, name []byte) {
 		s.cfg.Handler(c)
 	case c.pending() != nil:
 		c.replied, c.gone = true, true
-	case !errors.As(err, &ours) && errors.As(err, &errno) && (errno != unix.EACCES || sameRights(c.TID)):
+	case errors.As(err, &ours) || !errors.As(err, &errno):
+		c.unknown(err)
+	case sameUser(c.TID):
 		// Answered, not continued: another thread could have changed the name
 		// to one that exists.
 		_ = c.refuse(errno)
-	default:
+	case errno == unix.EACCES:
 		c.unknown(err)
+	default:
+		// Another user, who may not be told whether a file exists.
+		c.Network, c.File.Path = NetworkUnix, c.File.Typed
+		s.cfg.Handler(c)
 	}
 }
 
@@ -70,6 +76,7 @@ func (c *Call) unixPath(name []byte) error {
 		return nil
 	}
 	name, _, _ = bytes.Cut(name, []byte{0})
+	c.File.Typed = absolute(c.TID, unix.AT_FDCWD, string(name))
 	f, err := lookup(c.TID, c.PID, unix.AT_FDCWD, string(name))
 	if err != nil {
 		return err
@@ -78,6 +85,6 @@ func (c *Call) unixPath(name []byte) error {
 	if f.stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return unix.ECONNREFUSED
 	}
-	c.File = File{Path: f.full, Typed: absolute(c.TID, unix.AT_FDCWD, string(name))}
+	c.File.Path = f.full
 	return c.pending()
 }
