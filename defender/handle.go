@@ -41,7 +41,11 @@ func (d *Defender) handle(c *supervisor.Call) {
 		c.Reply(supervisor.Reply{Errno: unix.ENOEXEC})
 		return
 	}
-	d.settle(c, &ev, v, supervisor.Reply{Proceed: v.Allow, Recheck: d.recheck(&ev), Unverifiable: d.unverifiable(c)})
+	r := supervisor.Reply{Proceed: v.Allow}
+	if c.Op == supervisor.Exec {
+		r.Recheck, r.Unverifiable = d.recheck(&ev), d.unverifiable(c)
+	}
+	d.settle(c, &ev, v, r)
 }
 
 // isEvent reports whether a call is one that rules are about. A stream socket
@@ -65,6 +69,10 @@ func (d *Defender) needs(n policy.Needs) func() bool {
 
 // settle replies, and records what happened.
 func (d *Defender) settle(c *supervisor.Call, ev *policy.Event, v policy.Verdict, r supervisor.Reply) {
+	if !v.Tell() && c.Op != supervisor.Exec {
+		c.Reply(r)
+		return
+	}
 	at := time.Now() // receivers reply at their own pace, and records are told in order
 	r.Then = func(out supervisor.Outcome) {
 		// A launch that the kernel then refused was none. A connect to nobody is

@@ -133,25 +133,24 @@ func (c *Call) verify(pid int, r Reply) *Program {
 		}
 		return &Program{Path: "unreadable"}
 	}
-	loaded := id{st.Dev, st.Ino}
+	same := id{st.Dev, st.Ino} == c.Program.loads
+	if same && c.Program.command == nil {
+		return nil
+	}
 	found := &Program{Dev: st.Dev, Ino: st.Ino}
 	if name, err := readlinkProc(pid, "exe"); err == nil {
 		found.Path, found.Typed = name, name
 	}
-	if loaded != c.Program.loads {
-		if !c.Program.elf && r.Recheck != nil && r.Recheck(found) {
-			return nil
-		}
-		return found
+	if same {
+		argv, err := commandLine(pid)
+		same = err == nil && sameCommand(argv, c.Program.command)
+	} else {
+		same = !c.Program.elf && r.Recheck != nil && r.Recheck(found)
 	}
-	if c.Program.command == nil {
+	if same {
 		return nil
 	}
-	argv, err := commandLine(pid)
-	if err != nil || !sameCommand(argv, c.Program.command) {
-		return found
-	}
-	return nil
+	return found
 }
 
 // sameCommand compares argv with what was judged, which may be cut.

@@ -253,7 +253,7 @@ func (c *Call) openSocket(fd int) error {
 	}
 	option := func(opt int) (v int) {
 		if err == nil {
-			v, err = unix.GetsockoptInt(c.socket, unix.SOL_SOCKET, opt)
+			v, err = sys.SocketOption(c.socket, opt)
 		}
 		return v
 	}
@@ -520,8 +520,11 @@ func (c *Call) performBlocking(name []byte) (int, error) {
 }
 
 func (c *Call) mayBlock() bool {
+	if c.Op != Send && (c.Op != Connect || c.kind.typ == unix.SOCK_DGRAM) {
+		return false
+	}
 	flags, err := unix.FcntlInt(uintptr(c.socket), unix.F_GETFL, 0)
-	return err == nil && flags&unix.O_NONBLOCK == 0 && (c.Op == Send || c.Op == Connect && c.kind.typ != unix.SOCK_DGRAM)
+	return err == nil && flags&unix.O_NONBLOCK == 0
 }
 
 // bindLocal returns the socket's local address and binds an unbound one to a

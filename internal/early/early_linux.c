@@ -634,6 +634,9 @@ void early_catch_signals(void)
 	sa.sa_flags = SA_ONSTACK;
 	sa.sa_handler = nothing;
 	sigaction(EARLY_INTERRUPT, &sa, NULL);
+	// A stop of a tracee and the end of one would each interrupt some thread of
+	// ours, for nothing: who waits hears of them without the signal.
+	signal(SIGCHLD, SIG_DFL);
 	// The C library refuses to change these two: ask the kernel, whose
 	// structure begins with the handler.
 	struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } ignore = {(void *)SIG_IGN, 0, NULL, 0};

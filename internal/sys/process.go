@@ -67,6 +67,17 @@ func Connect(fd int, addr []byte) error {
 	return nil
 }
 
+// SocketOption reads an int option of SOL_SOCKET. It never waits.
+func SocketOption(fd, option int) (int, error) {
+	var v int32
+	size := uint32(4)
+	if _, _, e := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, uintptr(option),
+		uintptr(unsafe.Pointer(&v)), uintptr(unsafe.Pointer(&size)), 0); e != 0 {
+		return 0, e
+	}
+	return int(v), nil
+}
+
 // Message is what sendmsg(2) sends: a destination (empty for none), a payload
 // and control data, all in our memory.
 type Message struct {
