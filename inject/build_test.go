@@ -3,6 +3,7 @@
 package inject_test
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"appdefender/inject"
+	"appdefender/inject/image"
 )
 
 // podman is a machine to build and run images on, with an image of the
@@ -99,5 +101,36 @@ func TestBuildDockerfile(t *testing.T) {
 				t.Errorf("exit %d, said:\n%s\nbuilt from:\n%s", exit, said, out)
 			}
 		})
+	}
+}
+
+// An image out of a tar file and back into one, without an engine: what the
+// engine then runs is protected.
+func TestRunImage(t *testing.T) {
+	p := newPodman(t)
+	dir := t.TempDir()
+	text := "FROM " + p.base + "\nUSER 1000\nENTRYPOINT [\"entry.sh\", \"a\"]\nCMD [\"b\"]\n"
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.sh(`cd "$1"; podman build --network host --no-cache --pull=never -t embed-test-plain .
+		podman save -q --format docker-archive -o d.tar embed-test-plain
+		podman save -q --format oci-archive -o o.tar embed-test-plain
+		podman save -q --format docker-archive -o defender.tar "$2"`, dir, p.def)
+	defer p.sh(`podman rmi -f embed-test-plain`)
+	for from, to := range map[string]string{"docker-archive:" + dir + "/d.tar": "oci-archive:" + dir + "/p.tar", "oci-archive:" + dir + "/o.tar": "docker-archive:" + dir + "/q.tar"} {
+		places := new(image.Places)
+		res, err := places.Embed(context.Background(), image.Job{From: from, To: to, Options: inject.Options{
+			DefenderImage: "docker-archive:" + dir + "/defender.tar", Policy: []byte(denyMkdir), AppID: "test:1",
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := strings.TrimSpace(p.sh(`podman pull -q "$1"`, to))
+		said, exit := p.run("--cap-add", "SYS_PTRACE", id)
+		p.sh(`podman rmi -f "$1"`, id)
+		if exit != 42 || strings.Contains(said, "made it") || !strings.Contains(said, `"ruleName":"seed"`) || !strings.Contains(said, "arguments 2\n") {
+			t.Errorf("%s: %+v, exit %d, said:\n%s", from, res, exit, said)
+		}
 	}
 }

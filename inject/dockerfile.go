@@ -29,7 +29,7 @@ const (
 // fileState is what a protected Dockerfile keeps.
 type fileState struct {
 	Version string `json:"version,omitempty"`
-	Hash    string `json:"original-sha256"`
+	Hash    string `json:"original-sha256,omitempty"`
 	// Glued says that the original does not end in a line break.
 	Glued bool `json:"glued,omitempty"`
 
@@ -285,12 +285,7 @@ func embedDockerfile(text []byte, o Options) ([]byte, *Report, error) {
 		AppID: o.AppID, Containers: []Container{{Name: s.name, Image: s.from, Argv: slices.Concat(st.entry, st.cmd)}},
 		Changed: []string{fmt.Sprintf("stage %d, %q", i, s.name)},
 	}
-	if o.Token != "" {
-		rep.note("The enrolment token stands in the Dockerfile and the image, for everybody to read who may see them; name one that the container gets at run time instead.")
-	}
-	if o.Console != "" && o.Token == "" && o.TokenSecret == "" {
-		rep.note("The container needs the enrolment token when it is started: as the variable DEFENDER_TOKEN, or a file that DEFENDER_TOKEN_FILE names.")
-	}
+	rep.Notes = o.fileNotes("Dockerfile and its image")
 	if slices.ContainsFunc(s.onbuild, func(t string) bool {
 		return strings.HasPrefix(strings.ToUpper(t), "ENTRYPOINT") || strings.HasPrefix(strings.ToUpper(t), "CMD")
 	}) {
@@ -409,28 +404,16 @@ func (f *file) write(i int, st start, base *Image, o *Options) []byte {
 	} else {
 		lines = append(lines, "COPY --from="+o.DefenderImage+" /defender "+Program)
 	}
-	token := o.TokenSecret
-	if token != "" && !strings.HasPrefix(token, "/") {
-		token = "/run/secrets/" + token
-	}
-	for _, v := range [][2]string{
-		{envConsole, o.Console}, {envToken, o.Token}, {envTokenFile, token}, {envCA, ifAny(o.CA, caFile)}, {envPolicy, ifAny(o.Policy, policyFile)},
-		{envAppID, o.AppID}, {envImage, o.Images[""]}, {envDataDir, o.dataDir()}, {envWait, o.wait()},
-	} {
-		if v[1] != "" {
-			lines = append(lines, "ENV "+v[0]+"="+f.quote(v[1]))
-		}
+	for _, v := range o.fileVariables() {
+		lines = append(lines, "ENV "+v[0]+"="+f.quote(v[1]))
 	}
 	lines = append(lines, "ENTRYPOINT "+execForm(strs(slices.Concat(prefix, st.entry)...)))
 	if len(st.cmd) > 0 {
 		lines = append(lines, "CMD "+execForm(strs(st.cmd...)))
 	}
-	state, err := json.Marshal(fileState{
-		Base:    base,
-		Version: o.Version, Hash: digest(f.data), Glued: glued,
-		Image: o.DefenderImage, Console: o.Console, TokenSecret: o.TokenSecret, Token: o.Token, CA: string(o.CA), Policy: string(o.Policy),
-		DataDir: o.DataDir, AppID: o.AppID, Name: o.Images[""], Target: o.Target, Context: o.Context, Wait: o.Wait, BuildArgs: o.BuildArgs,
-	})
+	kept := o.fileState()
+	kept.Hash, kept.Glued, kept.Base = digest(f.data), glued, base
+	state, err := json.Marshal(kept)
 	if err != nil {
 		panic(err) // strings
 	}

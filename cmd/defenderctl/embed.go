@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,11 +10,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/urfave/cli/v2"
 
 	"appdefender/inject"
+	"appdefender/inject/image"
 	"appdefender/policy/file"
 )
 
@@ -58,21 +61,22 @@ var embedFormats = []embedFormat{
 		"The defender's lines go to the end of the last stage, or of the --target; if the image\n" +
 			"needs a policy or a CA, a small stage before it writes those. No line of yours changes.",
 		"ENTRYPOINT, CMD, SHELL, ARG and stages are followed as Docker does. What is in no line is\n" +
-			"in the image that the first stage is made from: say that with --entrypoint '[\"…\"]'\n" +
-			"and --command '[\"…\"]'. The token comes when the container is started: as DEFENDER_TOKEN,\n" +
+			"in the image that the first stage is made from: --lookup asks the registry, or say it with\n" +
+			"--entrypoint '[\"…\"]' and --command '[\"…\"]'. The token comes when the container is started: as DEFENDER_TOKEN,\n" +
 			"or as a file in /run/secrets that --token-secret names.",
 	},
 }
 
 const perContainer = "A container whose definition does not say what it starts starts what its image says:\n" +
-	"say that with --entrypoint and, if the definition has no command either, --command."
+	"--lookup asks the registry, with the passwords of \"docker login\"; or say it with\n" +
+	"--entrypoint and, if the definition has no command either, --command."
 
 func (a *app) embedCommands() []*cli.Command {
 	var commands []*cli.Command
 	for _, f := range embedFormats {
 		commands = append(commands, a.embedCommand(f))
 	}
-	return commands
+	return append(commands, a.embedImage())
 }
 
 func (a *app) embedCommand(f embedFormat) *cli.Command {
@@ -87,28 +91,73 @@ func (a *app) embedCommand(f embedFormat) *cli.Command {
 			"as it is, to the byte. One that is protected already is brought up to date: flags left\n" +
 			"out keep what it has. --remove gives the original back.\n\n" + f.image,
 		OnUsageError: usageError,
-		Flags: append(f.flags(), []cli.Flag{
-			&cli.StringFlag{Name: "defender-image", Usage: "`IMAGE` that holds the defender"},
-			&cli.StringFlag{Name: "console", Usage: "`URL` of the Console"},
-			&cli.StringFlag{Name: "token-secret", Usage: "`NAME` of the platform's secret that holds the enrolment token, such as an ARN"},
-			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the enrolment token, which then stands in the definition"},
-			&cli.StringFlag{Name: "ca", Usage: "`FILE` with the certificates, in PEM, that the Console's may be signed by"},
-			&cli.StringFlag{Name: "policy", Usage: "`FILE` with the policy that holds without a Console, or until it answers"},
-			&cli.DurationFlag{Name: "wait-for-policy", Usage: "start the application when the Console's policy is in force, or after `DURATION` (default: " + inject.DefaultWait.String() + ")"},
-			&cli.StringFlag{Name: "data-dir", Usage: "`DIR` in each container that keeps unsent audits and the last good policy (default: " + inject.DefaultDataDir + ")"},
-			&cli.StringFlag{Name: "app-id", Usage: "App `ID` (default: the name of the task, pod or project, a colon and a new UUID)"},
-			&cli.StringSliceFlag{Name: "image", Usage: "`NAME=IMAGE` that rules know container NAME by, if it is not its image"},
-			&cli.StringSliceFlag{Name: "entrypoint", Usage: "`NAME=JSON`: the ENTRYPOINT of container NAME's image, as a list; [] if it has none"},
-			&cli.StringSliceFlag{Name: "command", Usage: "`NAME=JSON`: the CMD of container NAME's image, likewise"},
-			&cli.StringSliceFlag{Name: "skip", Usage: "leave container `NAME` unprotected"},
+		Flags: slices.Concat(f.flags(), optionFlags(), containerFlags(), placeFlags(), []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE`, in one step, not to standard output"},
 			&cli.BoolFlag{Name: "diff", Usage: "print what would change, and nothing else"},
 			&cli.BoolFlag{Name: "check", Usage: "print nothing; exit with 1 unless FILE is protected and these flags would change nothing"},
 			&cli.BoolFlag{Name: "remove", Aliases: []string{"undo"}, Usage: "take the protection out again"},
-		}...),
+		}),
 		Action: func(c *cli.Context) error { return a.embed(c, f) },
 	}
 }
+
+// optionFlags are what to protect with.
+func optionFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "defender-image", Usage: "`IMAGE` that holds the defender"},
+		&cli.StringFlag{Name: "console", Usage: "`URL` of the Console"},
+		&cli.StringFlag{Name: "token-secret", Usage: "`NAME` of the platform's secret that holds the enrolment token, such as an ARN"},
+		&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the enrolment token, which then stands in the definition"},
+		&cli.StringFlag{Name: "ca", Usage: "`FILE` with the certificates, in PEM, that the Console's may be signed by"},
+		&cli.StringFlag{Name: "policy", Usage: "`FILE` with the policy that holds without a Console, or until it answers"},
+		&cli.DurationFlag{Name: "wait-for-policy", Usage: "start the application when the Console's policy is in force, or after `DURATION` (default: " + inject.DefaultWait.String() + ")"},
+		&cli.StringFlag{Name: "data-dir", Usage: "`DIR` in each container that keeps unsent audits and the last good policy (default: " + inject.DefaultDataDir + ")"},
+		&cli.StringFlag{Name: "app-id", Usage: "App `ID` (default: the name of the task, pod or project, a colon and a new UUID)"},
+	}
+}
+
+// containerFlags are about single containers.
+func containerFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "image", Usage: "`NAME=IMAGE` that rules know container NAME by, if it is not its image"},
+		&cli.StringSliceFlag{Name: "entrypoint", Usage: "`NAME=JSON`: the ENTRYPOINT of container NAME's image, as a list; [] if it has none"},
+		&cli.StringSliceFlag{Name: "command", Usage: "`NAME=JSON`: the CMD of container NAME's image, likewise"},
+		&cli.StringSliceFlag{Name: "skip", Usage: "leave container `NAME` unprotected"},
+		&cli.BoolFlag{Name: "lookup", Usage: "ask the registry what an image starts, where the definition does not say it"},
+		&cli.StringSliceFlag{Name: "image-from", Usage: "`IMAGE=PLACE` to look an image up in: docker-archive:FILE, oci-archive:FILE, oci:DIR or another name"},
+	}
+}
+
+// placeFlags are about registries.
+func placeFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "platform", Usage: "`PLATFORM` to choose from an image of many (default: linux and this machine's processor)"},
+		&cli.StringFlag{Name: "registry-ca", Usage: "`FILE` with the certificates, in PEM, that a registry's may be signed by"},
+		&cli.BoolFlag{Name: "plain-http", Usage: "reach registries without TLS"},
+	}
+}
+
+// places reads the flags about registries. Passwords are those of "docker
+// login" and "podman login".
+func (a *app) places(c *cli.Context) (*image.Places, error) {
+	p := &image.Places{PlainHTTP: c.Bool("plain-http"), Platform: c.String("platform")}
+	var errs []error
+	if file := c.String("registry-ca"); file != "" {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--registry-ca: %w", err))
+		}
+		p.CA = data
+	}
+	var err error
+	if p.Elsewhere, err = byName(c.StringSlice("image-from"), func(s string) (string, error) { return s, nil }); err != nil {
+		errs = append(errs, fmt.Errorf("--image-from: %w", err))
+	}
+	return p, errors.Join(errs...)
+}
+
+// lookupTime is how long a registry may take.
+const lookupTime = 2 * time.Minute
 
 // flags returns those that only this format has.
 func (f embedFormat) flags() []cli.Flag {
@@ -134,6 +183,20 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 	o, err := a.embedOptions(c)
 	if err != nil {
 		return err
+	}
+	places, err := a.places(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Context, lookupTime)
+	defer cancel()
+	if c.Bool("lookup") || len(places.Elsewhere) > 0 {
+		o.Lookup = func(name string) (inject.Image, error) {
+			if _, known := places.Elsewhere[name]; !known && !c.Bool("lookup") {
+				return inject.Image{}, errors.New("--image-from does not say where it is; give that, or --lookup")
+			}
+			return places.Lookup(ctx, name)
+		}
 	}
 	name := c.Args().First()
 	in, err := a.read(name)
@@ -214,8 +277,10 @@ func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 		}
 	}
 	var err error
-	if o.Images, err = byName(c.StringSlice("image"), func(s string) (string, error) { return s, nil }); err != nil {
-		bad("image", err)
+	if c.Command.Name != "image" {
+		if o.Images, err = byName(c.StringSlice("image"), func(s string) (string, error) { return s, nil }); err != nil {
+			bad("image", err)
+		}
 	}
 	if o.Entrypoints, err = byName(c.StringSlice("entrypoint"), words); err != nil {
 		bad("entrypoint", err)
@@ -228,7 +293,7 @@ func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 	}
 	if c.Bool("remove") {
 		for _, flag := range c.FlagNames() {
-			if !slices.Contains([]string{"remove", "undo", "diff", "output", "o"}, flag) {
+			if !slices.Contains([]string{"remove", "undo", "diff", "output", "o", "platform", "registry-ca", "plain-http"}, flag) {
 				bad(flag, errors.New("means nothing with --remove"))
 			}
 		}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"appdefender/inject/image"
+)
+
+func (a *app) embedImage() *cli.Command {
+	return &cli.Command{
+		Name:      "image",
+		Usage:     "put the defender into an image, without an engine",
+		UsageText: "defenderctl embed image FROM TO [flags]",
+		Description: "FROM and TO are names in registries, or docker-archive:FILE, oci-archive:FILE, oci:DIR.\n\n" +
+			"    defenderctl embed image example.com/shop:1 example.com/shop:1-protected \\\n" +
+			"        --defender bin/defender --policy policy.yaml\n\n" +
+			"One layer is added, and ENTRYPOINT starts the defender, which starts what it did before.\n" +
+			"--remove gives the original back, with its digest. Passwords are those of \"docker login\".\n" +
+			"Of an image of many platforms one is taken: see --platform.",
+		OnUsageError: usageError,
+		Flags: slices.Concat([]cli.Flag{
+			&cli.StringFlag{Name: "defender", Usage: "`FILE` with the defender's program, for the image's processor (default: /defender of --defender-image)"},
+			&cli.StringSliceFlag{Name: "image", Usage: "`IMAGE` that rules know the containers by"},
+		}, optionFlags(), placeFlags(), []cli.Flag{
+			&cli.BoolFlag{Name: "check", Usage: "write nothing; exit with 1 unless FROM is protected and these flags would change nothing"},
+			&cli.BoolFlag{Name: "remove", Usage: "take the defender out again"},
+		}),
+		Action: a.image,
+	}
+}
+
+func (a *app) image(c *cli.Context) error {
+	want := 2
+	if c.Bool("check") {
+		want = 1
+	}
+	if c.NArg() != want {
+		return fmt.Errorf("give %d image(s), as in \"defenderctl embed image example.com/shop:1 example.com/shop:1-protected\"", want)
+	}
+	if c.Bool("check") && c.Bool("remove") {
+		return errors.New("--check writes nothing: leave --remove away")
+	}
+	o, err := a.embedOptions(c)
+	if err != nil {
+		return err
+	}
+	if names := c.StringSlice("image"); len(names) > 1 {
+		return errors.New("--image: give one")
+	} else if len(names) == 1 {
+		o.Images = map[string]string{"": names[0]}
+	}
+	places, err := a.places(c)
+	if err != nil {
+		return err
+	}
+	j := image.Job{From: c.Args().Get(0), To: c.Args().Get(1), Options: o}
+	if file := c.String("defender"); file != "" {
+		if j.Program, err = os.ReadFile(file); err != nil {
+			return fmt.Errorf("--defender: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(c.Context, 5*lookupTime)
+	defer cancel()
+	var res *image.Result
+	if c.Bool("remove") {
+		res, err = places.Remove(ctx, j.From, j.To)
+	} else {
+		res, err = places.Embed(ctx, j)
+	}
+	if err != nil {
+		return cli.Exit(fmt.Sprintf("nothing is written: %s", strings.ReplaceAll("\n"+err.Error(), "\n", "\n  ")), exitFaults)
+	}
+	if c.Bool("check") {
+		if res.Changed {
+			return cli.Exit(fmt.Sprintf("%s is not protected as these flags say", j.From), exitFaults)
+		}
+		return nil
+	}
+	for _, note := range res.Notes {
+		fmt.Fprintf(a.err, "defenderctl: %s: %s\n", j.From, note)
+	}
+	_, err = fmt.Fprintf(a.out, "%s@%s\n", j.To, res.Digest)
+	return err
+}
