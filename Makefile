@@ -16,7 +16,8 @@ DEMO_PACKAGES := wget
 TEST_PACKAGES := wget busybox-static bind9-dnsutils
 BENCH_PACKAGES := dnsperf dnsmasq-base unbound
 PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns catatonit debootstrap \
-	qemu-system-x86 cpio xz-utils chromium
+	qemu-system-x86 cpio xz-utils chromium \
+	iproute2 musl-tools nodejs python3-minimal curl knot-dnsutils ldnsutils bind9-host
 
 .PHONY: help
 help: ## this list

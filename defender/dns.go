@@ -49,7 +49,33 @@ func (d *Defender) listenDNS(addr netip.AddrPort, takeOver *bool) error {
 	}
 	// For sockets that speak IPv6 only; without IPv6 there are none.
 	_ = d.proxy.Listen(netip.AddrPortFrom(netip.IPv6Loopback(), 0))
+	// Some resolvers (c-ares) take an answer only from the address that they
+	// asked. Where that is one of this machine, it can be ours as well.
+	for _, server := range d.upstreams() {
+		if at := netip.AddrPortFrom(server.Addr(), 0); !listensOn(d.proxy.Addrs(), at.Addr()) {
+			_ = d.proxy.Listen(at)
+		}
+	}
 	return nil
+}
+
+func listensOn(addrs []netip.AddrPort, addr netip.Addr) bool {
+	return slices.ContainsFunc(addrs, func(a netip.AddrPort) bool { return a.Addr() == addr.Unmap() })
+}
+
+// nearest returns the proxy's addresses, the one that a resolver asked first.
+func nearest(addrs []netip.AddrPort, asked netip.Addr) []netip.AddrPort {
+	addrs = slices.Clone(addrs)
+	slices.SortStableFunc(addrs, func(a, b netip.AddrPort) int {
+		switch {
+		case a.Addr() == asked && b.Addr() != asked:
+			return -1
+		case b.Addr() == asked && a.Addr() != asked:
+			return 1
+		}
+		return 0
+	})
+	return addrs
 }
 
 // isMount reports whether something is mounted on path itself.
@@ -103,7 +129,7 @@ func (d *Defender) lookup(c *supervisor.Call) {
 	case c.CanPerform() && len(addrs) > 0 && (c.Op == supervisor.Connect || c.Network == "tcp" || ours):
 		r := supervisor.Reply{Proceed: true, Connected: remember}
 		if !ours {
-			r.Redirect = addrs
+			r.Redirect = nearest(addrs, c.Addr.Addr())
 		}
 		c.Reply(r)
 	case c.CanTake():
