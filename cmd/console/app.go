@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -168,7 +167,7 @@ func named(err error, what string) error {
 // password returns the password for a user, and whether it was made here.
 func (a *app) password(c *cli.Context) (password string, made bool, err error) {
 	if !c.Bool("password-stdin") {
-		return newPassword(), true, nil
+		return store.NewPassword(), true, nil
 	}
 	line, err := bufio.NewReader(io.LimitReader(a.in, store.MaxPassword+3)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -179,12 +178,6 @@ func (a *app) password(c *cli.Context) (password string, made bool, err error) {
 		return "", false, hint(errors.New("reading the password: standard input is empty"), "without --password-stdin one is made")
 	}
 	return line, false, nil
-}
-
-// newPassword makes a password of 120 bits that can be read out.
-func newPassword() string {
-	s := strings.ToLower(rand.Text())[:24]
-	return s[:6] + "-" + s[6:12] + "-" + s[12:18] + "-" + s[18:]
 }
 
 func (a *app) userAdd(c *cli.Context, st *store.Store) error {
@@ -309,6 +302,6 @@ func firstAdmin(ctx context.Context, st *store.Store) (password string, err erro
 	if err != nil || len(users) > 0 {
 		return "", err
 	}
-	password = newPassword()
+	password = store.NewPassword()
 	return password, st.AddUser(ctx, "system", "admin", store.Admin, password)
 }

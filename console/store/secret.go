@@ -21,6 +21,12 @@ func newSecret(prefix string) string {
 	return prefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
+// NewPassword makes a password of 120 bits that can be read out.
+func NewPassword() string {
+	s := strings.ToLower(rand.Text())[:24]
+	return s[:6] + "-" + s[6:12] + "-" + s[12:18] + "-" + s[18:]
+}
+
 func hashSecret(secret string) []byte {
 	h := sha256.Sum256([]byte(secret))
 	return h[:]

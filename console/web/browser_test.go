@@ -358,6 +358,8 @@ func TestPictures(t *testing.T) {
 		p.Shot("rule-net" + suffix)
 		p.Open(tokensPath)
 		p.Shot("tokens" + suffix)
+		p.Open(usersPath)
+		p.Shot("users" + suffix)
 		p.Open(changesPath)
 		p.Shot("changes" + suffix)
 		p.Open(passwordPath)

@@ -73,6 +73,7 @@ const (
 	rulePath      = "/defend/runtime/rule"
 	defendersPath = "/manage/defenders"
 	tokensPath    = "/manage/tokens"
+	usersPath     = "/manage/users"
 	changesPath   = "/manage/changes"
 	passwordPath  = "/account/password"
 )
@@ -103,6 +104,11 @@ func (p *pages) routes() []console.Route {
 		page("GET "+tokensPath, admin, p.getTokens),
 		page("POST "+tokensPath, admin, p.postToken),
 		page("POST "+tokensPath+"/delete", admin, p.postDeleteToken),
+		page("GET "+usersPath, admin, p.getUsers),
+		page("POST "+usersPath, admin, p.postUser),
+		page("POST "+usersPath+"/password", admin, p.postUserPassword),
+		page("POST "+usersPath+"/role", admin, p.postUserRole),
+		page("POST "+usersPath+"/delete", admin, p.postDeleteUser),
 		page("GET "+changesPath, auditor, p.getChanges),
 		page("GET "+passwordPath, auditor, p.getPassword),
 		page("POST "+passwordPath, auditor, p.postPassword),
@@ -151,6 +157,8 @@ var notes = map[string]string{
 	"deleted":  "The rule was deleted. Defenders that are connected hear of it now.",
 	"revoked":  "The Defender was revoked.",
 	"untoken":  "The token was deleted. Defenders that enrolled by it stay.",
+	"role":     "The role was changed. The user has to sign in again.",
+	"unuser":   "The user was deleted.",
 	"password": "The password was changed. Sign in with the new one.",
 }
 

@@ -21,7 +21,7 @@ import (
 // allPages are what people can look at, with the role that it takes.
 var allPages = map[string]store.Role{
 	eventsPath: store.Auditor, runtimePath: store.Auditor, rulePath + "?name=default": store.Auditor, rulePath: store.Editor,
-	defendersPath: store.Auditor, tokensPath: store.Admin, changesPath: store.Auditor, passwordPath: store.Auditor,
+	defendersPath: store.Auditor, tokensPath: store.Admin, usersPath: store.Admin, changesPath: store.Auditor, passwordPath: store.Auditor,
 }
 
 func TestSignIn(t *testing.T) {
@@ -512,6 +512,47 @@ func TestTokens(t *testing.T) {
 	if a := w.get(defendersPath + "/ca.pem").want(http.StatusOK); a.body != testCA {
 		t.Errorf("the certificate is %q", a.body)
 	}
+}
+
+func TestUsers(t *testing.T) {
+	b := newBench(t, Config{})
+	w := b.as("admin")
+	w.get(usersPath).want(http.StatusOK, "auditor", "editor", "you")
+	password := func(a answer) string {
+		t.Helper()
+		found := regexp.MustCompile(`<code id="secret">([^<]+)</code>`).FindStringSubmatch(a.want(http.StatusOK).body)
+		if found == nil {
+			t.Fatalf("no password in %s", a.body)
+		}
+		return found[1]
+	}
+	first := password(w.post(usersPath, "name", "jo", "role", "auditor"))
+	jo := b.as("")
+	signIn := func(password string) answer { return jo.post(console.SignInPath, "name", "jo", "password", password) }
+	signIn(first).want(http.StatusSeeOther)
+	jo.get(usersPath).want(http.StatusForbidden)
+	w.get(usersPath).want(http.StatusOK, "jo").wantNot(first)
+
+	w.post(usersPath+"/role", "name", "jo", "role", "admin").want(http.StatusSeeOther)
+	jo.get(eventsPath).want(http.StatusSeeOther) // the session has ended
+	signIn(first).want(http.StatusSeeOther)
+	jo.get(usersPath).want(http.StatusOK)
+
+	second := password(w.post(usersPath+"/password", "name", "jo"))
+	signIn(first).want(http.StatusUnauthorized)
+	signIn(second).want(http.StatusSeeOther)
+
+	w.post(usersPath, "name", "JO", "role", "auditor").want(http.StatusBadRequest, "exists already", `value="JO"`)
+	w.post(usersPath, "name", "a:b", "role", "auditor").want(http.StatusBadRequest, "has a colon")
+	w.post(usersPath, "name", "x", "role", "root").want(http.StatusBadRequest, "is no role")
+	w.post(usersPath+"/role", "name", "jo", "role", "root").want(http.StatusBadRequest, "is no role")
+	for _, what := range []string{"/role", "/password", "/delete"} {
+		w.post(usersPath+what, "name", "Admin", "role", "auditor").want(http.StatusForbidden, "for others")
+		w.post(usersPath+what, "name", "nobody", "role", "auditor").want(http.StatusNotFound)
+	}
+	w.post(usersPath+"/delete", "name", "jo").want(http.StatusSeeOther)
+	signIn(second).want(http.StatusUnauthorized)
+	b.as("editor").post(usersPath, "name", "y", "role", "admin").want(http.StatusForbidden)
 }
 
 func TestPassword(t *testing.T) {
