@@ -140,7 +140,7 @@ func (d *Defender) describe(c *supervisor.Call) policy.Event {
 // be had is said to be unsure.
 func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
 	needs := d.engine.Load().Needs()
-	if needs&(policy.NeedSubject|policy.NeedAncestry|policy.NeedUser|policy.NeedArgv) != 0 {
+	if needs&(policy.NeedSubject|policy.NeedAncestry|policy.NeedUser|policy.NeedCommand) != 0 {
 		ev.Subject = proc.Describe(c.PID())
 	}
 	if ev.Kind != policy.Launch {

@@ -83,8 +83,8 @@ var subject = map[string]attribute{
 	"proc.path":    {Attribute: text(func(s scene) string { return s.ev.Subject.Path }), needs: NeedSubject},
 	"proc.pname":   {Attribute: text(func(s scene) string { return base(s.ancestor(0)) }), needs: NeedAncestry},
 	"proc.ppath":   {Attribute: text(func(s scene) string { return s.ancestor(0) }), needs: NeedAncestry},
-	"proc.cmdline": {Attribute: parts(func(s scene) []string { return s.ev.Subject.Command }), needs: NeedArgv},
-	"proc.args":    {Attribute: each(func(s scene) []string { return s.ev.Subject.Command }), needs: NeedArgv},
+	"proc.cmdline": {Attribute: parts(func(s scene) []string { return s.ev.Subject.Command }), needs: NeedCommand},
+	"proc.args":    {Attribute: each(func(s scene) []string { return s.ev.Subject.Command }), needs: NeedCommand},
 	"proc.ancestors": {Attribute: values(func(s scene, i int) (string, int) {
 		if i < len(s.ev.Subject.Ancestors) {
 			return s.ev.Subject.Ancestors[i].Path, i + 1

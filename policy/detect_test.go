@@ -426,7 +426,7 @@ func TestNeedsOfDetections(t *testing.T) {
 	if err := back.UnmarshalText(nil); err != nil || back != 0 {
 		t.Error(err)
 	}
-	for n := Needs(1); n <= NeedInteractive; n <<= 1 {
+	for n := Needs(1); n <= NeedCommand; n <<= 1 {
 		if text, _ := n.MarshalText(); back.UnmarshalText(text) != nil || back != n {
 			t.Errorf("%b: %s", n, text)
 		}

@@ -71,33 +71,29 @@ func speaks(e *Effect) bool { return e != nil && *e != Disable }
 // Compile selects the first enabled rule of p whose scope matches w. The error
 // joins every fault of p, in any of its rules, and the Engine is then nil.
 func Compile(p *Policy, w Workload) (*Engine, error) {
-	if found := p.Validate(); len(found) > 0 {
-		errs := make([]error, len(found))
-		for i, fault := range found {
-			errs[i] = fault
+	e := &Engine{compiled: true}
+	chosen := false
+	found := p.read(func(r *Rule, s *selector, j judges, customs []customJudge) {
+		if chosen || r.Disabled || !s.matches(w) {
+			return
 		}
-		return nil, errors.Join(errs...)
-	}
-	var none faults // Validate has seen them all
-	for i := range p.Rules {
-		r := &p.Rules[i]
-		if r.Disabled || !newSelector(&r.Scope, "", &none).matches(w) {
-			continue
-		}
-		e := &Engine{compiled: true, rule: r.Name, workload: w, judges: newJudges(r, "", &none)}
-		customs := newCustoms(r, newScripts(p, &none), "", &none)
-		e.customs = newCustomSets(customs)
-		e.effects = e.strictest()
-		e.needs = e.need()
+		chosen = true
+		e.rule, e.workload, e.judges, e.customs = r.Name, w, j, newCustomSets(customs)
+		e.needs = j.need()
 		for i := range customs {
 			e.needs |= customs[i].needs
 		}
 		if r.OnUnknown != nil {
 			e.onUnknown = new(*r.OnUnknown)
 		}
-		return e, nil
+	})
+	if len(found) > 0 {
+		errs := make([]error, len(found))
+		for i, fault := range found {
+			errs[i] = fault
+		}
+		return nil, errors.Join(errs...)
 	}
-	e := &Engine{compiled: true}
 	e.effects = e.strictest()
 	return e, nil
 }

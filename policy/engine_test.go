@@ -158,9 +158,9 @@ func TestEngineKeepsNothing(t *testing.T) {
 	check(t, e.Decide(&Event{Call: "execve"}), Unreadable, "execve could not be read")
 }
 
-// big returns an engine of 1,000 rules, of which the last one matches and has
-// 10,000 domains, prefixes and processes on each list.
-func big(t testing.TB) *Engine {
+// bigPolicy returns a policy of 1,000 rules, of which the last one is for the
+// workload and has 10,000 domains, prefixes and processes on each list.
+func bigPolicy() (*Policy, Workload) {
 	p := &Policy{Version: 1}
 	for i := range 1000 {
 		p.Rules = append(p.Rules, Rule{
@@ -192,7 +192,13 @@ func big(t testing.TB) *Engine {
 	p.Rules[999].DNS.Detect = DNSDetections{on, on, on, on}
 	p.Rules[999].Network.Detect = NetworkDetections{on, on, on, on, on}
 	p.Rules[999].Files.Detect = FileDetections{on, on, on, on, on, on, on, on}
-	e, err := Compile(p, Workload{Container: "c999"})
+	return p, Workload{Container: "c999"}
+}
+
+// big returns the engine of bigPolicy.
+func big(t testing.TB) *Engine {
+	p, w := bigPolicy()
+	e, err := Compile(p, w)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,6 +254,16 @@ func BenchmarkDecide(b *testing.B) {
 				e.Decide(c.ev)
 			}
 		})
+	}
+}
+
+// Compiling the biggest policy that is promised to be quick.
+func BenchmarkCompile(b *testing.B) {
+	p, w := bigPolicy()
+	for b.Loop() {
+		if _, err := Compile(p, w); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

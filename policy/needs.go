@@ -31,13 +31,14 @@ const (
 	NeedFileWrites                    // FileWrite events
 	NeedFileType                      // File.Type and Image
 	NeedContent                       // File events of OpWritten, with Findings and digests
-	NeedArgv                          // Program.Command, and for other events Process.Command
+	NeedArgv                          // Program.Command
 	NeedInteractive                   // Process.Interactive
+	NeedCommand                       // Process.Command
 )
 
 var needWords = [...]string{
 	"digests", "modified", "packages", "subject", "ancestry", "user", "fileless", "writable", "setuid", "remoteIO", "main", "names", "scans",
-	"listenPorts", "unixSockets", "rawSockets", "fileWrites", "fileType", "content", "argv", "interactive",
+	"listenPorts", "unixSockets", "rawSockets", "fileWrites", "fileType", "content", "argv", "interactive", "command",
 }
 
 // String returns the words of the set, joined by commas.

@@ -39,7 +39,7 @@ func newPaths(entries []string, sockets bool, at string, f *faults) *paths {
 	if len(entries) == 0 {
 		return nil
 	}
-	l := &paths{trees: make(map[string]tree), names: make(map[string]struct{}), abstract: make(map[string]struct{})}
+	l := &paths{trees: make(map[string]tree, len(entries)), above: make([]prefixEntry, 0, len(entries)), names: make(map[string]struct{}), abstract: make(map[string]struct{})}
 	for i, s := range entries {
 		if err := checkPath(s, sockets); err != nil {
 			f.addEntry(at, i, err)

@@ -36,6 +36,12 @@ func (f *faults) addEntry(path string, i int, err error) {
 //
 // An entry that is on both lists of a section is no fault: deny wins.
 func (p *Policy) Validate() []Fault {
+	return p.read(func(*Rule, *selector, judges, []customJudge) {})
+}
+
+// read prepares all of p, gives each rule with what was made of it, and
+// returns the faults. What was made of a faulty policy is of no use.
+func (p *Policy) read(each func(*Rule, *selector, judges, []customJudge)) faults {
 	var f faults
 	if p == nil {
 		f.add("", "no policy")
@@ -59,9 +65,9 @@ func (p *Policy) Validate() []Fault {
 		} else {
 			first[r.Name] = i
 		}
-		newSelector(&r.Scope, at+".scope", &f)
-		newCustoms(r, scripts, at, &f)
-		newJudges(r, at, &f)
+		s := newSelector(&r.Scope, at+".scope", &f)
+		customs := newCustoms(r, scripts, at, &f)
+		each(r, s, newJudges(r, at, &f), customs)
 	}
 	return f
 }
