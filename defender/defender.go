@@ -315,6 +315,7 @@ func (d *Defender) startTarget(path string) error {
 	cfg := supervisor.Config{Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1, Exited: d.target.Exited,
 		WatchUnix: d.needs(policy.NeedUnixSockets), WatchFiles: d.needs(policy.NeedFileWrites),
 		WatchFileTypes: d.needs(policy.NeedFileType),
+		WatchDigests:   d.needs(policy.NeedDigests),
 		WatchPrograms:  d.needs(policy.NeedModified | policy.NeedFileless | policy.NeedWritable | policy.NeedSetUID)}
 	if d.levels.Backend == supervisor.ByPtrace {
 		d.super = supervisor.Trace(cfg, d.target.Stopped)

@@ -1,6 +1,7 @@
 package defender
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -157,6 +158,9 @@ func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
 			ev.Unsure |= policy.NeedRemoteIO
 		}
 	}
+	if needs.Has(policy.NeedDigests) && slices.Contains(ev.Program.Digests, "") {
+		ev.Unsure |= policy.NeedDigests
+	}
 	ev.Program.Main = c.PID() == d.target.PID()
 }
 
@@ -177,7 +181,7 @@ func (d *Defender) program(p *supervisor.Program) policy.Program {
 		Typed: p.Typed, Path: p.Path, Interpreters: p.Interpreters,
 		Loaded: p.Loaded, Applet: p.Applet, Dev: p.Dev, Ino: p.Ino,
 		Fileless: p.Fileless, Writable: p.Writable, SetUID: p.SetUID,
-		Modified: p.Changed.After(image), New: p.Born.After(image),
+		Digests: p.Digests, Modified: p.Changed.After(image), New: p.Born.After(image),
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"os"
@@ -443,6 +444,76 @@ func TestFileDetections(t *testing.T) {
 			}
 			if native := (run{dir: dir}).native(t, "sh", "-c", test.script+" && echo done"); native.out != "done\n" {
 				t.Errorf("alone: %+v", native)
+			}
+		})
+	}
+}
+
+// TestDigests refuses a program by its content, whatever its name; nothing
+// that is not it.
+func TestDigests(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile(victim("prog-d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule := func(list string) string {
+		return fmt.Sprintf("version: 1\nrules:\n  - name: r\n    processes: {effect: prevent, %s: [\"sha256:%x\"%s]}\n", list, sha256.Sum256(data),
+			map[string]string{"allow": ", bash, cp, rm, ln, chmod"}[list])
+	}
+	// A file that is overwritten all the time must never run as the other.
+	t.Run("race", func(t *testing.T) {
+		t.Parallel()
+		path := victim("prog-a")
+		race := func(r run, seconds string) (result, string) {
+			r.dir = workDir(t, 0)
+			mark := filepath.Join(r.dir, "mark")
+			r.env = []string{"MARK=" + mark}
+			argv := []string{victim("execrace"), "content", seconds, path, fmt.Sprint(len(path) - 1), "d"}
+			var res result
+			if r.policy == "" {
+				res = r.native(t, argv...)
+			} else {
+				res = r.protected(t, argv...)
+			}
+			data, _ := os.ReadFile(mark)
+			return res, string(data)
+		}
+		if res, ran := race(run{}, "0.5"); !strings.Contains(ran, "prog-d\n") || !strings.Contains(ran, "prog-a\n") {
+			t.Skipf("alone, not both programs ran: %s%s", res.out, res.err)
+		}
+		res, ran := race(run{policy: rule("deny")}, "3")
+		t.Logf("%s%d audits, %d of swapped programs", res.out, len(res.records), len(res.of("swappedProcess")))
+		if n := strings.Count(ran, "prog-d\n"); n > 0 {
+			t.Errorf("the denied program ran %d times: %s", n, res.out)
+		}
+		if len(res.records) == 0 {
+			t.Error("no audit")
+		}
+	})
+	for name, script := range map[string]string{
+		"itself":   `exec $0`,
+		"copy":     `cp $0 innocent; exec ./innocent`,
+		"link":     `ln -s $0 innocent; exec ./innocent`,
+		"deleted":  `cp $0 innocent; exec 7<innocent; rm innocent; exec /proc/self/fd/7`,
+		"a script": `printf '#!%s\n' $0 >script; chmod +x script; exec ./script`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			argv := []string{"bash", "-c", "cd . && " + script, victim("prog-d")}
+			if native := (run{}).native(t, argv...); native.out != "prog-d ran\n" {
+				t.Fatalf("alone: %+v", native)
+			}
+			r := run{policy: rule("deny")}.protected(t, argv...)
+			if strings.Contains(r.out, "ran") || len(r.of("explicitlyDeniedProcess")) == 0 {
+				t.Errorf("denied: %q %s, audits %+v", r.out, r.err, r.records)
+			}
+			if r := (run{policy: rule("allow")}).protected(t, argv...); r.out != "prog-d ran\n" || len(r.audits()) > 0 {
+				t.Errorf("allowed: %q %s, audits %+v", r.out, r.err, r.records)
+			}
+			argv[3] = victim("prog-a")
+			if r := (run{policy: rule("deny")}).protected(t, argv...); r.out != "prog-a ran\n" || len(r.audits()) > 0 {
+				t.Errorf("another: %q %s, audits %+v", r.out, r.err, r.records)
 			}
 		})
 	}

@@ -133,17 +133,21 @@ func (c *Call) verify(pid int, r Reply) *Program {
 		}
 		return &Program{Path: "unreadable"}
 	}
-	same := id{st.Dev, st.Ino} == c.Program.loads
-	if same && c.Program.command == nil {
+	loaded := versionOf(&st)
+	if loaded == c.Program.loads && c.Program.command == nil {
 		return nil
 	}
 	found := &Program{Dev: st.Dev, Ino: st.Ino}
 	if name, err := readlinkProc(pid, "exe"); err == nil {
 		found.Path, found.Typed = name, name
 	}
-	if same {
-		argv, err := commandLine(pid)
-		same = err == nil && sameCommand(argv, c.Program.command)
+	var same bool
+	if loaded.id == c.Program.loads.id {
+		same = loaded == c.Program.loads || c.sameContent(pid)
+		if same && c.Program.command != nil {
+			argv, err := commandLine(pid)
+			same = err == nil && sameCommand(argv, c.Program.command)
+		}
 	} else {
 		same = !c.Program.elf && r.Recheck != nil && r.Recheck(found)
 	}
@@ -151,6 +155,30 @@ func (c *Call) verify(pid int, r Reply) *Program {
 		return nil
 	}
 	return found
+}
+
+// sameContent looks again at a file that was changed between the judgement and
+// the load: nobody can write to it now.
+func (c *Call) sameContent(pid int) bool {
+	root, err := openProc(pid, "root")
+	if err != nil {
+		return false
+	}
+	defer unix.Close(root)
+	fd, err := openProc(pid, "exe")
+	if err != nil {
+		return false
+	}
+	f, err := newFile(fd, root)
+	if err != nil {
+		return false
+	}
+	defer f.close()
+	head, err := readHead(f)
+	if err != nil || c.s.natures.of(f, head) != c.Program.nature {
+		return false
+	}
+	return c.Program.digest == "" || c.s.natures.digest(f) == c.Program.digest
 }
 
 // sameCommand compares argv with what was judged, which may be cut.

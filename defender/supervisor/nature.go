@@ -2,8 +2,10 @@ package supervisor
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"debug/elf"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -27,8 +29,9 @@ type nature struct {
 // natures remembers what files are: reading one takes milliseconds. A file
 // that was changed since has another time of change, which nobody can set.
 type natures struct {
-	mu    sync.Mutex
-	known map[version]nature
+	mu      sync.Mutex
+	known   map[version]nature
+	digests map[version]string
 }
 
 type version struct {
@@ -37,7 +40,45 @@ type version struct {
 	mtime, ctime unix.Timespec
 }
 
+func versionOf(st *unix.Stat_t) version {
+	return version{id{st.Dev, st.Ino}, st.Size, st.Mtim, st.Ctim}
+}
+
 const maxNatures = 4096
+
+// digest returns the SHA-256 of f in lower-case hexadecimals, "" if it cannot
+// be read or changes while it is.
+func (n *natures) digest(f *file) string {
+	v := versionOf(&f.stat)
+	n.mu.Lock()
+	got, ok := n.digests[v]
+	n.mu.Unlock()
+	if ok {
+		return got
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return ""
+	}
+	r := os.NewFile(uintptr(fd), f.path)
+	defer r.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, r); err != nil {
+		return ""
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || versionOf(&st) != v {
+		return ""
+	}
+	got = hex.EncodeToString(hash.Sum(nil))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.digests == nil || len(n.digests) >= maxNatures {
+		n.digests = make(map[version]string)
+	}
+	n.digests[v] = got
+	return got
+}
 
 // of returns the nature of f. Its name counts as well, for a file that cannot
 // be read, or is no ELF file at all.
@@ -47,7 +88,7 @@ func (n *natures) of(f *file, head []byte) nature {
 	if !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
 		return named
 	}
-	v := version{f.id(), f.stat.Size, f.stat.Mtim, f.stat.Ctim}
+	v := versionOf(&f.stat)
 	n.mu.Lock()
 	got, ok := n.known[v]
 	n.mu.Unlock()

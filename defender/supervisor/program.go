@@ -19,11 +19,16 @@ type Program struct {
 	Applet       string
 	Dev, Ino     uint64
 	Facts
+	// Digests are the SHA-256 of Path, the Interpreters and Loaded, in that
+	// order, if Config.WatchDigests asks; "" of what cannot be read.
+	Digests []string
 	// Foreign says that it is for a call table that the target does not have
 	// (i386): all its calls would fail.
 	Foreign bool
 
-	loads   id       // the file the kernel will load: /proc/PID/exe after the exec
+	loads   version // the file the kernel will load: /proc/PID/exe after the exec
+	nature  nature
+	digest  string   // its SHA-256, if that is wanted
 	elf     bool     // it is ELF: nothing but it can be loaded
 	hidden  bool     // it may be executed but not read
 	gains   bool     // it gains privileges: set-uid, set-gid or capabilities
@@ -53,6 +58,7 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 			at.close()
 		}
 	}()
+	c.digest(p, f)
 	var command []string
 	scriptPath := c.typed
 	for n := 0; ; n++ {
@@ -76,6 +82,7 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 			return nil, err
 		}
 		p.Interpreters = append(p.Interpreters, at.path)
+		c.digest(p, at)
 		if n == 0 {
 			argv, err := c.Argv()
 			if err != nil {
@@ -94,7 +101,7 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 			return nil, err
 		}
 	}
-	p.loads, p.command = at.id(), command
+	p.loads, p.command = versionOf(&at.stat), command
 	p.hidden = head == nil
 	p.gains = at.stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 	if at != f {
@@ -103,7 +110,10 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 	c.facts(p, at, true)
 	p.elf = p.hidden || bytes.HasPrefix(head, []byte("\x7fELF"))
 	is := c.s.natures.of(at, head)
-	p.Foreign = is.foreign
+	p.Foreign, p.nature = is.foreign, is
+	if n := len(p.Digests); n > 0 {
+		p.digest = p.Digests[n-1]
+	}
 	if is.loader || is.multiCall {
 		if command == nil {
 			if command, err = c.Argv(); err != nil {
@@ -117,6 +127,12 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 		c.behind(p, is, command)
 	}
 	return p, nil
+}
+
+func (c *Call) digest(p *Program, f *file) {
+	if c.s.cfg.WatchDigests != nil && c.s.cfg.WatchDigests() {
+		p.Digests = append(p.Digests, c.s.natures.digest(f))
+	}
 }
 
 // behind tells which function of a multi-call binary, or which program behind
@@ -135,6 +151,7 @@ func (c *Call) behind(p *Program, is nature, command []string) {
 		defer f.close()
 		p.Loaded = f.path
 		c.facts(p, f, false)
+		c.digest(p, f)
 		head, err := readHead(f)
 		if err != nil || !c.s.natures.of(f, head).multiCall {
 			return

@@ -124,6 +124,8 @@ type Config struct {
 	WatchFiles func() bool
 	// WatchFileTypes reports whether Type and Born of files are to be found.
 	WatchFileTypes func() bool
+	// WatchDigests reports whether Digests of programs are to be found.
+	WatchDigests func() bool
 	// WatchPrograms reports whether the costly Facts of an exec are to be found.
 	WatchPrograms func() bool
 	// Exited is told of a child of ours that ended under our eyes during an

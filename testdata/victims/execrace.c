@@ -6,6 +6,7 @@
 //	vm       the process that execs shares all memory (CLONE_VM)
 //	traced   as shared, and the process that execs is traced by its parent
 //	symlink  the path is a link that is renamed, PATH and PATH with BYTE
+//	content  the path is a file that is overwritten, PATH and PATH with BYTE
 #include "victim.h"
 
 static volatile char *path;
@@ -26,6 +27,45 @@ static void *rewrite(void *unused)
 			;
 	}
 	return NULL;
+}
+
+static char *whole(const char *name, size_t *size)
+{
+	struct stat st;
+	int fd = open(name, O_RDONLY);
+	char *data;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || !(data = malloc(st.st_size)) || read(fd, data, st.st_size) != st.st_size)
+		die(name);
+	close(fd);
+	*size = st.st_size;
+	return data;
+}
+
+// Overwrites file with one program and the other, as far as they differ.
+static void overwrite(const char *file, const char *first, const char *second)
+{
+	size_t n1, n2, from = 0, to;
+	char *one = whole(first, &n1), *two = whole(second, &n2);
+
+	if (n1 != n2)
+		die("programs of different sizes");
+	while (from < n1 && one[from] == two[from])
+		from++;
+	for (to = n1; to > from && one[to - 1] == two[to - 1];)
+		to--;
+	for (int i = 0; !*stop; i++) {
+		int fd = open(file, O_WRONLY | O_CLOEXEC);
+
+		if (fd < 0)
+			continue; // it is being executed
+		if (pwrite(fd, (i & 1 ? one : two) + from, to - from, from) < 0)
+			die("pwrite");
+		close(fd);
+		for (volatile int k = 0; k < (i & 1023) * 8; k++)
+			;
+	}
+	_exit(0);
 }
 
 static int become(void *unused)
@@ -67,6 +107,22 @@ int main(int argc, char **argv)
 			for (int i = 0; !*stop; i++)
 				if (symlink(i & 1 ? argv[3] : other_path, new) == 0)
 					rename(new, linkname);
+	} else if (is(argv[1], "content")) {
+		char other_path[PATH_MAX];
+		size_t size;
+		char *data = whole(argv[3], &size);
+		int fd;
+
+		snprintf(linkname, sizeof linkname, "/tmp/victim-race-%d", getpid());
+		strcpy(other_path, argv[3]);
+		other_path[offset] = b;
+		fd = open(linkname, O_WRONLY | O_CREAT | O_TRUNC, 0755);
+		if (fd < 0 || write(fd, data, size) != (ssize_t)size)
+			die(linkname);
+		close(fd);
+		strcpy((char *)path, linkname);
+		if ((rewriter = fork()) == 0)
+			overwrite(linkname, argv[3], other_path);
 	} else {
 		pthread_create(&t, NULL, rewrite, NULL);
 	}
