@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -127,6 +128,46 @@ func TestFaults(t *testing.T) {
 				t.Errorf("a definition is written:\n%s", out)
 			}
 		})
+	}
+}
+
+func TestTerraform(t *testing.T) {
+	const query = `{"container_definitions": "[{\"name\":\"web\",\"image\":\"nginx\",\"entryPoint\":[\"/web\"]}]", "family": "shop", "defender_image": "d:1", "policy": "version: 1"}`
+	out, errs, exit := ctl(t, query, "embed", "terraform")
+	var got map[string]string
+	if err := json.Unmarshal([]byte(out), &got); err != nil || exit != 0 {
+		t.Fatalf("exit %d, %v: %s%s", exit, err, out, errs)
+	}
+	if !strings.HasPrefix(got["app_id"], "shop:") || !strings.Contains(got["container_definitions"], `"/var/lib/appdefender/defender"`) {
+		t.Errorf("%q", got)
+	}
+	if again, _, _ := ctl(t, query, "embed", "terraform"); again != out {
+		t.Errorf("another answer to the same query:\n%s\n%s", out, again)
+	}
+	for in, want := range map[string]string{
+		`{"definition": "x", "what": "y"}`: "unknown field",
+		`{}`:                               "give container_definitions and family",
+		`{"definition": "{}", "format": "task-definition"}`:   "app_id: missing",
+		`{"container_definitions": "[]", "policy": "verson"}`: "policy",
+	} {
+		if out, errs, exit := ctl(t, in, "embed", "terraform"); exit != 1 || out != "" || !strings.Contains(errs, want) {
+			t.Errorf("%s: exit %d, %s, want %s", in, exit, errs, want)
+		}
+	}
+}
+
+func TestZip(t *testing.T) {
+	policy, program := write(t, "policy.yaml", "version: 1\n"), write(t, "defender", "program")
+	zip := filepath.Join(t.TempDir(), "out.zip")
+	args := []string{"embed", "dockerfile", "-", "--policy", policy, "--app-id", "f:1", "--zip", zip}
+	if _, errs, exit := ctl(t, "FROM scratch\nCMD [\"/a\"]\n", append(args, "--defender", program)...); exit != 0 {
+		t.Fatalf("exit %d: %s", exit, errs)
+	}
+	if data, err := os.ReadFile(zip); err != nil || !bytes.HasPrefix(data, []byte("PK")) {
+		t.Errorf("%v, %d bytes", err, len(data))
+	}
+	if _, errs, exit := ctl(t, "FROM scratch\nCMD [\"/a\"]\n", args...); exit != 1 || !strings.Contains(errs, "--defender") {
+		t.Errorf("without a program: exit %d: %s", exit, errs)
 	}
 }
 

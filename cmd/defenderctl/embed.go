@@ -76,7 +76,7 @@ func (a *app) embedCommands() []*cli.Command {
 	for _, f := range embedFormats {
 		commands = append(commands, a.embedCommand(f))
 	}
-	return append(commands, a.embedImage())
+	return append(commands, a.embedImage(), a.embedTerraform())
 }
 
 func (a *app) embedCommand(f embedFormat) *cli.Command {
@@ -168,16 +168,31 @@ func (f embedFormat) flags() []cli.Flag {
 		&cli.StringFlag{Name: "target", Usage: "protect stage `NAME` or number, not the last"},
 		&cli.StringSliceFlag{Name: "build-arg", Usage: "`NAME=VALUE` of an ARG that FROM uses"},
 		&cli.StringFlag{Name: "context", Usage: "copy the defender's files from `DIR` of the build's context, not from an image"},
+		&cli.StringFlag{Name: "zip", Usage: "write `FILE`, a ZIP of the Dockerfile and the defender's files, for a context without its image; needs --defender"},
+		&cli.StringFlag{Name: "defender", Usage: "`FILE` with the defender's program, for --zip"},
 	}
+}
+
+// zip writes a build's context.
+func (a *app) zip(c *cli.Context, in []byte, o inject.Options) (*inject.Report, error) {
+	program, err := os.ReadFile(c.String("defender"))
+	if err != nil {
+		return nil, fmt.Errorf("--zip needs the program: --defender: %w", err)
+	}
+	out, rep, err := inject.Bundle(in, program, o)
+	if err != nil {
+		return nil, err
+	}
+	return rep, writeFile(c.String("zip"), out)
 }
 
 func (a *app) embed(c *cli.Context, f embedFormat) error {
 	if c.NArg() != 1 {
 		return fmt.Errorf("give one file, as in \"defenderctl embed %s %s\"", f.format, f.file)
 	}
-	for _, pair := range [][2]string{{"diff", "output"}, {"check", "output"}, {"check", "diff"}, {"check", "remove"}} {
+	for _, pair := range [][2]string{{"diff", "output"}, {"check", "output"}, {"check", "diff"}, {"check", "remove"}, {"zip", "output"}, {"zip", "diff"}, {"zip", "check"}, {"zip", "remove"}} {
 		if c.IsSet(pair[0]) && c.IsSet(pair[1]) {
-			return fmt.Errorf("--%s writes no definition: leave --%s away", pair[0], pair[1])
+			return fmt.Errorf("--%s and --%s do not go together", pair[0], pair[1])
 		}
 	}
 	o, err := a.embedOptions(c)
@@ -205,9 +220,12 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 	}
 	var out []byte
 	var rep *inject.Report
-	if c.Bool("remove") {
+	switch {
+	case c.Bool("remove"):
 		out, rep, err = inject.Remove(f.format, in)
-	} else {
+	case c.String("zip") != "":
+		rep, err = a.zip(c, in, o)
+	default:
 		out, rep, err = inject.Embed(f.format, in, o)
 	}
 	var faults *inject.Errors
@@ -230,6 +248,7 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 		fmt.Fprintf(a.err, "defenderctl: %s: The result has %d bytes; the platform takes %d.\n", name, len(out), maxDefinition)
 	}
 	switch target := c.String("output"); {
+	case c.String("zip") != "" && !c.Bool("remove"):
 	case c.Bool("diff"):
 		_, err = a.out.Write(diff.Diff(name, in, name+" (new)", out))
 	case target != "" && target != "-":
