@@ -114,6 +114,15 @@ func (d *Defender) hosts() map[netip.Addr]string {
 	return dnsproxy.ParseHosts(data)
 }
 
+// search returns the search list of resolv.conf; without one there is none.
+func search(conf string) []string {
+	data, err := os.ReadFile(conf)
+	if err != nil {
+		return nil
+	}
+	return dnsproxy.ParseResolvConf(data).Search
+}
+
 // isLookup reports whether a call speaks to a name server.
 func isLookup(c *supervisor.Call) bool {
 	return c.Unknown == nil && (c.Op == supervisor.Connect || c.Op == supervisor.Send) && c.Addr.Port() == dnsPort

@@ -60,7 +60,7 @@ func (p *Proxy) serve(ctx context.Context, raw []byte, who func() policy.Process
 	if o.reply != nil {
 		o.err = errors.Join(o.err, send(o.reply))
 	}
-	if o.verdict.Tell() && p.conf.Record != nil {
+	if o.verdict.Tell() && p.conf.Record != nil && !(o.reply != nil && !o.verdict.Allow && p.repeats(&o.event)) {
 		p.conf.Record(&o.event, o.verdict, o.err)
 	}
 }
@@ -104,6 +104,8 @@ func (p *Proxy) answer(ctx context.Context, raw []byte, who func() policy.Proces
 		p.overflows.Add(1)
 		o.err = errBusy
 	default:
+		// Before the wait: its port may be another's when the answer is there.
+		o.identify(who)
 		e, stale, o.err = p.resolve(ctx, &q, string(key), kept)
 	}
 	if o.err != nil {
@@ -122,10 +124,16 @@ func (p *Proxy) answer(ctx context.Context, raw []byte, who func() policy.Proces
 // decide asks the judge about what is known of the event so far.
 func (p *Proxy) decide(o *outcome, who func() policy.Process) bool {
 	o.verdict = p.conf.Decide(&o.event)
-	if o.verdict.Tell() && o.event.Subject.PID == 0 {
-		o.event.Subject = who() // now: it may be gone after the reply
+	if o.verdict.Tell() {
+		o.identify(who) // now: it may be gone after the reply
 	}
 	return o.verdict.Allow
+}
+
+func (o *outcome) identify(who func() policy.Process) {
+	if o.event.Subject.PID == 0 {
+		o.event.Subject = who()
+	}
 }
 
 // pin notes the addresses of an answer that is allowed.

@@ -58,6 +58,10 @@ type Config struct {
 	Bootstrap []netip.AddrPort
 	// Hosts are names of addresses for Resolved, for ever; see ParseHosts.
 	Hosts map[netip.Addr]string
+	// Search is the resolvers' search list. A resolver that is told that a
+	// name is not there goes on with the name below each of these: they are
+	// judged and refused, but one refusal is recorded, not all.
+	Search []string
 	// CacheBytes bounds the answers that are kept, in bytes: 0 for 4 MiB,
 	// less for none.
 	CacheBytes int
@@ -68,8 +72,8 @@ type Config struct {
 	// went wrong while answering. nil tells nobody. It must not block.
 	Record func(*policy.Event, policy.Verdict, error)
 	// Asker says which process sends from a client's address; network is
-	// "udp" or "tcp". It is called for what is worth telling, before the
-	// reply, for the asker may be gone after it. nil means that nobody knows.
+	// "udp" or "tcp". It is called for what is worth telling or goes
+	// upstream, before that, for the asker may be gone after it. nil means that nobody knows.
 	Asker func(network string, client netip.AddrPort) policy.Process
 }
 
@@ -82,6 +86,7 @@ type Proxy struct {
 	routes  routes
 	pins    pins
 	tunnels tunnels
+	refused refusals
 	secret  []byte // of cookies
 
 	slots     chan struct{} // one for each query in flight

@@ -28,6 +28,8 @@ type Resolv struct {
 	// Marked are the addresses of the Defenders that took the file over,
 	// living or dead. None of them is in Nameservers.
 	Marked []netip.Addr
+	// Search is the search list, in lower case and without trailing dots.
+	Search []string
 }
 
 // ParseResolvConf reads a resolv.conf as the C library does, which ignores
@@ -45,6 +47,15 @@ func ParseResolvConf(data []byte) Resolv {
 	for _, line := range lines {
 		if _, original, ok := keptBy(line); ok {
 			line = original
+		}
+		// The last search or domain line counts (resolv.conf(5)).
+		if f := strings.Fields(line); len(f) > 1 && (f[0] == "search" || f[0] == "domain") && strings.HasPrefix(line, f[0]) {
+			r.Search = nil
+			for _, suffix := range f[1:] {
+				if suffix = strings.ToLower(strings.Trim(suffix, ".")); suffix != "" {
+					r.Search = append(r.Search, suffix)
+				}
+			}
 		}
 		addr, ok := nameserverOf(line)
 		if ok && len(r.Nameservers) < maxNameservers && !slices.Contains(r.Marked, addr) {
