@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -74,6 +76,9 @@ func TestProcessDetections(t *testing.T) {
 		{"behind a loader", miners, with(command("/lib/ld.so"), func(ev *Event) { ev.Program.Loaded = "/tmp/minerd" }), CryptoMiner, `"minerd"`},
 		{"stratum", miners, command("/tmp/a", "-o", "stratum+tcp://1.2.3.4:3333"), CryptoMiner, "stratum"},
 		{"stratum in a shell's command", miners, command("/bin/sh", "-c", "./a -o stratum+ssl://x:1"), CryptoMiner, "stratum"},
+		{"stratum in other letters", miners, command("/tmp/a", "-o", "x://y STRATUM+TCP://1.2.3.4:3333"), CryptoMiner, "stratum"},
+		{"stratum in a text", miners, command("/bin/echo", "stratum+tcp is a protocol", "https://stratum.test/"), "", ""},
+		{"pool in other letters", miners, command("/tmp/a", "Pool.SupportXMR.com:443"), CryptoMiner, "SupportXMR.com"},
 		{"option", miners, command("/tmp/a", "--donate-level=1"), CryptoMiner, `"--donate-level"`},
 		{"algorithm", miners, command("/tmp/a", "-a", "rx/0"), CryptoMiner, `"rx/0"`},
 		{"algorithm with an equals sign", miners, command("/tmp/a", "--algo=cn/r"), CryptoMiner, `"cn/r"`},
@@ -429,6 +434,42 @@ func TestNeedsOfDetections(t *testing.T) {
 	for n := Needs(1); n <= NeedCommand; n <<= 1 {
 		if text, _ := n.MarshalText(); back.UnmarshalText(text) != nil || back != n {
 			t.Errorf("%b: %s", n, text)
+		}
+	}
+}
+
+// Each pool has two labels and fits its look-up.
+func TestPools(t *testing.T) {
+	for name := range pools {
+		if pool(name) != name || pool("a.b."+name) != name || pool("x"+name) != "" {
+			t.Errorf("%s is not found", name)
+		}
+	}
+	for _, none := range list("", ".", "com", "a.test", strings.Repeat("a", 40)+".com") {
+		if got := pool(none); got != "" {
+			t.Errorf("%s: %s", none, got)
+		}
+	}
+}
+
+// A recorded event is the event.
+func TestEventJSON(t *testing.T) {
+	ev := below(command("/bin/sh", "-c", "id"), "/usr/sbin/nginx", "/sbin/tini")
+	ev.Subject.User, ev.Subject.Interactive, ev.Subject.PID = "root", true, 7
+	ev.Program.Digests, ev.Program.Interpreters, ev.Program.Modified = list("ab"), list("/bin/dash"), true
+	ev.Unsure = NeedDigests | NeedNames
+	dial := with(outbound("[2001:db8::1]:443"), func(ev *Event) { ev.Name, ev.Resolved, ev.Scan = "a.test", true, ManyHosts })
+	file := pair("rename", "/a", "/b")
+	file.File.Findings = []Finding{{FoundPacked, "UPX"}}
+	unknown := &Event{Section: Files, Call: "openat", Why: "gone"}
+	for _, ev := range []*Event{ev, dial, file, unknown, lookup("a.test")} {
+		b, err := json.Marshal(ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Event
+		if err := json.Unmarshal(b, &back); err != nil || !reflect.DeepEqual(&back, ev) {
+			t.Errorf("%s: %+v, %v", b, back, err)
 		}
 	}
 }

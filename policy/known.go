@@ -30,7 +30,7 @@ var (
 		kinsing kdevtmpfsi kthreaddi watchbog sysrv dbused dovecat xmrminer cryptonight`)
 )
 
-// pools are the domains of mining pools, each with all below it.
+// pools are the domains of mining pools, each of two labels, with all below it.
 var pools = words(`2miners.com antpool.com c3pool.com c3pool.org coinotron.com crypto-pool.fr dwarfpool.com ethermine.org
 	ethpool.org f2pool.com flexpool.io flypool.org hashvault.pro herominers.com hiveon.net k1pool.com kryptex.network
 	luxor.tech minergate.com minexmr.com minexmr.to miningocean.org miningpoolhub.com moneroocean.stream monerohash.com
@@ -118,24 +118,31 @@ func (p *Program) name(i int) (name string, next int) {
 	return "", -1
 }
 
-// pool returns the mining pool that a host belongs to, or "".
+// pool returns the mining pool that a host belongs to, in any letters, or "".
+// The longest of them is shorter than its buffer.
 func pool(host string) string {
-	end := len(host)
-	for range poolLabels {
-		dot := strings.LastIndexByte(host[:end], '.')
-		if _, ok := pools[host[dot+1:]]; ok {
-			return host[dot+1:]
-		}
-		if dot < 0 {
-			return ""
-		}
-		end = dot
+	dot := strings.LastIndexByte(host, '.')
+	if dot < 0 {
+		return ""
 	}
-	return ""
+	domain := host[strings.LastIndexByte(host[:dot], '.')+1:]
+	var buf [32]byte
+	if len(domain) > len(buf) {
+		return ""
+	}
+	lower := buf[:0]
+	for i := range len(domain) {
+		c := domain[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		lower = append(lower, c)
+	}
+	if _, ok := pools[string(lower)]; !ok {
+		return ""
+	}
+	return domain
 }
-
-// poolLabels is how many labels a pool's domain has at most.
-const poolLabels = 2
 
 // descends returns the program of set that p runs or descends from, or "".
 func (p *Process) descends(set map[string]struct{}) string {

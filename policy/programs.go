@@ -86,8 +86,7 @@ func miner(p *Program) string {
 	}
 	algorithm := false // the argument before announced one
 	for _, arg := range p.Command {
-		if strings.Contains(arg, "stratum") && (strings.Contains(arg, "stratum+") || strings.Contains(arg, "stratum1+") ||
-			strings.Contains(arg, "stratum2+") || strings.Contains(arg, "stratum://") || strings.Contains(arg, "stratums://")) {
+		if stratum(arg) {
 			return "an argument is the address of a mining pool (stratum)"
 		}
 		if option := minerOption(arg); option != "" {
@@ -107,6 +106,29 @@ func miner(p *Program) string {
 	}
 	return ""
 }
+
+// stratum reports whether an argument has a URL of the protocol of mining pools
+// in it: stratum+tcp://, stratum2+ssl://, in any letters.
+func stratum(arg string) bool {
+	const name = "stratum"
+	for from := 0; ; {
+		at := strings.Index(arg[from:], "://")
+		if at < 0 {
+			return false
+		}
+		end := from + at
+		start := end
+		for start > from && (letter(arg[start-1]) || '0' <= arg[start-1] && arg[start-1] <= '9' || arg[start-1] == '+') {
+			start--
+		}
+		if scheme := arg[start:end]; len(scheme) >= len(name) && strings.EqualFold(scheme[:len(name)], name) {
+			return true
+		}
+		from = end + len("://")
+	}
+}
+
+func letter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 var minerOptions = []string{
 	"--donate-level", "--donate-over-proxy", "--randomx-", "--cpu-max-threads-hint", "--nicehash", "--coin=monero",
@@ -165,7 +187,7 @@ func poolIn(arg string) string {
 }
 
 func hostByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '.' || c == '-'
+	return letter(c) || '0' <= c && c <= '9' || c == '.' || c == '-'
 }
 
 // reverseShell finds a shell whose keyboard is another machine, or a command
