@@ -54,6 +54,7 @@ func (s *Server) routes() []Route {
 		{Pattern: "GET /api/v1/changes", Role: store.Auditor, Handler: s.getChanges},
 
 		{Pattern: "GET /api/v1/ping", Role: Anybody, Handler: ping},
+		{Pattern: "GET /api/v1/openapi.yaml", Role: Anybody, Handler: getOpenAPI},
 		// One for each method, so that a page may have "GET /".
 		{Pattern: "GET /api/", Role: Anybody, Handler: noSuchPath},
 		{Pattern: "POST /api/", Role: Anybody, Handler: noSuchPath},
