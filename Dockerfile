@@ -4,6 +4,7 @@
 #	docker build --target console -t console .
 #
 # Builder and images are of one architecture; give --platform for another.
+# "make test-platforms" builds and runs them (internal/endtoend).
 
 ARG GO_VERSION=1.26
 
@@ -15,17 +16,18 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-ARG VERSION=dev
 ENV GOFLAGS=-buildvcs=false
 # A scratch image has no folder that somebody but root may write.
 RUN mkdir -p /folders/defender /folders/console
 
 FROM source AS build-defender
+ARG VERSION=dev
 RUN CGO_ENABLED=1 go build -trimpath -tags netgo,osusergo \
 	-ldflags "-s -w -linkmode external -extldflags -static -X main.version=${VERSION}" \
 	-o /defender ./cmd/defender
 
 FROM source AS build-console
+ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /console ./cmd/console
 
 # The Console. Its data is a volume.
