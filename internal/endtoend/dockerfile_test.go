@@ -105,7 +105,7 @@ func TestDockerfile(t *testing.T) {
 		t.Fatal(err)
 	}
 	con := image("console")
-	in := append(slices.Clone(storage), "run", "--rm", "--network=none", "--cap-add", "SYS_PTRACE", "-v", volume + ":/d:ro", "-v", policy + ":/policy.yaml:ro", "--entrypoint", "/d/defender", con, "run")
+	in := append(slices.Clone(storage), "run", "--rm", "--network=none", "--cap-add", "SYS_PTRACE", "-v", volume+":/d:ro", "-v", policy+":/policy.yaml:ro", "--entrypoint", "/d/defender", con, "run")
 	if said := run(append(in, "--", "/console", "version")...); said != "1.2.3" {
 		t.Errorf("behind a defender the Console's version is %q", said)
 	}
