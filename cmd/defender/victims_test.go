@@ -660,6 +660,19 @@ func TestBlockingConnect(t *testing.T) {
 	}
 }
 
+// TestStuckRead has the supervisor read memory that does not come.
+func TestStuckRead(t *testing.T) {
+	t.Parallel()
+	needNotify(t, "it reads on the one thread that answers")
+	native := run{}.native(t, victim("fault"))
+	if native.out == "unsupported\n" {
+		t.Skip("needs /dev/userfaultfd")
+	}
+	if r := (run{policy: denyNetwork("127.0.0.2")}).protected(t, victim("fault")); r.out != "exec: ok\n" || r.out != native.out {
+		t.Errorf("alone: %q, protected: %q %s", native.out, r.out, r.err)
+	}
+}
+
 // TestSocketsAreReleased looks for the supervisor's duplicates of sockets.
 func TestSocketsAreReleased(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,10 @@ type notify struct {
 	parked atomic.Int32  // receivers that wait for a turn and were promised none
 	turns  atomic.Uint32 // promised and not yet taken; a futex
 	vacant atomic.Bool   // nobody leads: there was no slot for another receiver
+
+	leader  atomic.Pointer[lead] // what handles a call, nil while it waits for one
+	calls   atomic.Uint64        // that were taken
+	guarded atomic.Bool          // guard runs
 }
 
 // lead is one receiver's: whether it leads.
@@ -74,6 +79,28 @@ func (b *notify) close() {
 func (l *lead) pass() {
 	if l != nil && l.on.CompareAndSwap(true, false) && !l.b.s.closed.Load() {
 		l.b.next()
+	}
+}
+
+// guard looks after the leader while there are calls. Reading the target's
+// memory may block like anything else: the target can have it on a slow disk,
+// or serve its page faults itself (userfaultfd(2)). Others shall not wait.
+func (b *notify) guard() {
+	last := b.calls.Load()
+	for !b.s.closed.Load() {
+		time.Sleep(50 * time.Millisecond)
+		n, l := b.calls.Load(), b.leader.Load()
+		switch {
+		case n != last:
+			last = n
+		case l != nil && l.on.Load():
+			l.pass()
+		default:
+			b.guarded.Store(false)
+			if b.calls.Load() == n || !b.guarded.CompareAndSwap(false, true) {
+				return
+			}
+		}
 	}
 }
 
@@ -147,8 +174,14 @@ func (b *notify) receive() {
 			}
 			return // the listener is closed, or nobody is left to listen to
 		}
+		b.calls.Add(1)
+		b.leader.Store(l)
+		if !b.guarded.Load() && b.guarded.CompareAndSwap(false, true) {
+			go b.guard()
+		}
 		b.handle(n, buf, known, l)
 		clear(buf)
+		b.leader.CompareAndSwap(l, nil)
 		if !l.on.Load() {
 			if !b.await() {
 				return
