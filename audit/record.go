@@ -47,7 +47,8 @@ type Record struct {
 	Effect     string    `json:"effect,omitempty"`
 	RuleName   string    `json:"ruleName,omitempty"`
 	CustomRule string    `json:"customRuleName,omitempty"`
-	Incident   bool      `json:"incident,omitempty"` // the custom rule asks for more than an audit
+	Techniques []string  `json:"attackTechniques,omitempty"` // ATT&CK's, in the reference's words
+	Incident   bool      `json:"incident,omitempty"`         // the custom rule asks for more than an audit
 	Msg        string    `json:"msg,omitempty"`
 	Severity   string    `json:"severity,omitempty"`
 	Count      int       `json:"count,omitempty"`
@@ -118,6 +119,9 @@ func New(src *Source, ev *policy.Event, v policy.Verdict, out Outcome) Record {
 	r.AttackType = string(v.Detection)
 	r.Effect = v.Effect.String()
 	r.RuleName = clean(v.Rule)
+	for _, t := range v.Techniques() {
+		r.Techniques = append(r.Techniques, clean(t))
+	}
 	r.CustomRule, r.Incident = clean(v.Custom), v.Incident
 	r.Msg = Message(ev, v)
 	r.Severity = "medium"

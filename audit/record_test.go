@@ -269,6 +269,13 @@ func TestMessage(t *testing.T) {
 	}
 }
 
+func TestTechniques(t *testing.T) {
+	r := New(&Source{}, &mkdir, policy.Verdict{Detection: policy.CryptoMiner, Custom: "c", Incident: true}, Outcome{})
+	if !slices.Equal(r.Techniques, []string{"resourceHijacking"}) || r.CustomRule != "c" || !r.Incident {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestRecordOf(t *testing.T) {
 	unknown := func(s policy.Section) policy.Event { return policy.Event{Section: s, Subject: wget} }
 	loaded := mkdir

@@ -293,6 +293,8 @@ type script struct {
 	message *rules.Message[scene]
 	needs   Needs
 	late    bool
+
+	techniques string // joined by commas
 }
 
 // newScript compiles r and reports its faults under at. It returns nil if it
@@ -304,7 +306,12 @@ func newScript(r *CustomRule, at string, f *faults) *script {
 		return nil
 	}
 	t := &customTypes[i]
-	s := &script{name: r.Name, kind: t.kind}
+	s := &script{name: r.Name, kind: t.kind, techniques: strings.Join(r.AttackTechniques, ",")}
+	for i, technique := range r.AttackTechniques {
+		if technique == "" || strings.ContainsAny(technique, ", \n") {
+			f.add(fmt.Sprintf("%s.attackTechniques[%d]", at, i), "%q is not the name of a technique, such as resourceHijacking", technique)
+		}
+	}
 	var errScript, errMessage error
 	s.rule, errScript = rules.Compile(r.Script, t.schema)
 	if errScript != nil {
@@ -515,6 +522,6 @@ func (e *Engine) custom(ev *Event) (Verdict, bool) {
 	}
 	return Verdict{
 		Allow: !effect.Refuses(), Effect: effect, Detection: Custom, Rule: e.rule, Answer: e.answer(ev, effect),
-		Reason: "custom rule " + quote(j.name), Custom: j.name, Message: j.message.Expand(s), Incident: j.incident,
+		Reason: "custom rule " + quote(j.name), techniques: j.techniques, Custom: j.name, Message: j.message.Expand(s), Incident: j.incident,
 	}, true
 }

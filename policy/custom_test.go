@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -156,6 +157,10 @@ func TestCustomEffects(t *testing.T) {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", c.name, got, c.want)
 		}
 	}
+	rules[0].AttackTechniques = list("commandAndControlGeneral", "ingressToolTransfer")
+	if got := engine(CustomRef{Rule: "nc", Effect: "alert"}).Decide(nc).Techniques(); !slices.Equal(got, rules[0].AttackTechniques) {
+		t.Errorf("techniques %q", got)
+	}
 	e := engine(CustomRef{Rule: "elf", Effect: "prevent"})
 	if !e.Refuses(Files) || e.Refuses(DNS) || !e.Needs().Has(NeedFileWrites|NeedContent) {
 		t.Errorf("refuses files %t, dns %t; needs %s", e.Refuses(Files), e.Refuses(DNS), e.Needs())
@@ -172,7 +177,7 @@ func TestCustomFaults(t *testing.T) {
 			{ID: 7, Name: "a", Type: "processes", Script: `proc.name = "x"`},
 			{ID: 7, Name: "a", Type: "process", Script: `x`},
 			{Name: " ", Type: "processes", Script: `file.path = "x"`, Message: "%net.name"},
-			{Name: "s", Type: "dns", Script: `proc.service = "x"`},
+			{Name: "s", Type: "dns", Script: `proc.service = "x"`, AttackTechniques: list("a,b")},
 			{Name: "content", Type: "filesystem", Script: `file.md5 = "x"`},
 		},
 		Rules: []Rule{{Name: "r", Custom: []CustomRef{
@@ -186,6 +191,7 @@ func TestCustomFaults(t *testing.T) {
 		`customRules[2].name: missing`,
 		"customRules[2].script: line 1, column 1: file.path is an attribute of rules of type filesystem, and this one is of type processes\n  file.path = \"x\"\n  ^",
 		"customRules[2].message: line 1, column 2: net.name is an attribute of rules of type network-outgoing, and this one is of type processes\n  %net.name\n   ^",
+		`customRules[3].attackTechniques[0]: "a,b" is not the name of a technique, such as resourceHijacking`,
 		"customRules[3].script: line 1, column 1: proc.service is an attribute of hosts, which have services; a container has none\n  proc.service = \"x\"\n  ^",
 		`rules[0].custom[0].effect: "default" is not an effect of custom rules; one of allow, disable, alert, prevent, block`,
 		`rules[0].custom[0].action: "page" is not an action; audit or incident`,

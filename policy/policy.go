@@ -113,6 +113,8 @@ type Verdict struct {
 	Custom   string // its name
 	Message  string // its message, macros replaced
 	Incident bool   // more than an audit is asked for
+
+	techniques string // of the custom rule, joined by commas
 }
 
 // Tell reports whether the verdict is worth a record.
