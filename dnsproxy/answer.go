@@ -39,7 +39,14 @@ type answer struct {
 // readAnswer reads raw, an upstream's answer to question, and keeps of it what
 // belongs there. The error is errMismatch if it is the answer to something
 // else, late or forged.
-func readAnswer(raw []byte, id uint16, question []byte) (*answer, error) {
+func readAnswer(raw []byte, id uint16, question []byte) (a *answer, err error) {
+	// Strangers write what the library reads here. A fault in it must cost an
+	// answer, not the target.
+	defer func() {
+		if fault := recover(); fault != nil {
+			a, err = nil, fmt.Errorf("%w: %v", errUnreadable, fault)
+		}
+	}()
 	if len(raw) < headerLen || binary.BigEndian.Uint16(raw) != id || raw[2]&0x80 == 0 {
 		return nil, errMismatch
 	}

@@ -71,6 +71,7 @@ var zone = []string{
 	"short.corp.test. 60 IN A 127.0.0.1",
 	"evil.test. 60 IN A 127.0.0.66",
 	"big.test. 60 IN A 127.0.0.9",
+	"web.test. 60 IN A 192.0.2.1",
 }
 
 // server answers for the zone on 127.0.0.3.
@@ -159,6 +160,7 @@ except OSError as e: print(e); sys.exit(1)' $1`, true},
 	{"dig", "dig", "dig +short $1", true},
 	{"dig by TCP", "dig", "dig +tcp +noall +comments +answer +nocookie $1 | grep -v -e ';; Got' -e EDNS -e EDE | sed 's/id: [0-9]*//'", true},
 	{"dig, another server", "dig", "dig +short @127.0.0.3 $1", true},
+	{"java", "javac", "java -Xshare:auto -XX:TieredStopAtLevel=1 -cp $DIR Names $1", true},
 	{"kdig", "kdig", "kdig +short $1 2>&1 | grep -v WARNING", true},
 	{"drill", "drill", "drill $1 | grep -e rcode -e '^[a-z]' | grep -v SOA | sed 's/id: [0-9]*//'", true},
 	{"host", "host", "host $1", true},
@@ -188,6 +190,14 @@ func main() {
 	slices.Sort(a)
 	fmt.Println(a)
 }`
+
+const javaSource = `import java.net.*; import java.util.*;
+class Names { public static void main(String[] a) throws Exception {
+	try { TreeSet<String> all = new TreeSet<>();
+		for (InetAddress i : InetAddress.getAllByName(a[0])) all.add(i.getHostAddress());
+		System.out.println(all);
+	} catch (UnknownHostException e) { System.out.println(e.getMessage()); System.exit(1); }
+} }`
 
 // script writes the program that asks every client for every name.
 func script(t *testing.T, dir string, names []string) string {
@@ -233,6 +243,10 @@ func TestClients(t *testing.T) {
 	write(t, filepath.Join(dir, "main.go"), goSource)
 	if _, err := exec.LookPath("musl-gcc"); err == nil {
 		run(t, "musl-gcc", "-static", "-o", filepath.Join(dir, "musl"), filepath.Join(dir, "musl.c"))
+	}
+	if _, err := exec.LookPath("javac"); err == nil {
+		write(t, filepath.Join(dir, "Names.java"), javaSource)
+		run(t, "javac", "-d", dir, filepath.Join(dir, "Names.java"))
 	}
 	run(t, "go", "build", "-o", filepath.Join(dir, "go"), filepath.Join(dir, "main.go"))
 	names := []string{"good.test", "alias.test", "short", "big.test", "missing.test", "evil.test"}

@@ -3,11 +3,16 @@
 package dns
 
 import (
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"appdefender/policy"
 )
 
 // protected returns how to start a command behind a Defender whose policy
@@ -26,7 +31,7 @@ func protected(t *testing.T, dir string, flags ...string) func(argv ...string) *
 		}
 	}
 	return func(argv ...string) *exec.Cmd {
-		args := append([]string{"run", "--policy", policy, "--audit-log", "none"}, flags...)
+		args := append([]string{"run", "--policy", policy}, flags...)
 		return exec.Command(bin, append(append(args, "--"), argv...)...)
 	}
 }
@@ -98,4 +103,39 @@ func TestResolvConfIsNotOurs(t *testing.T) {
 		cmd := protected(t, dir)("node", "-e", `const d=require("dns");d.resolve4("good.test",(e)=>{if(e)process.exit(11);d.resolve4("evil.test",(e)=>process.exit(e&&e.code=="ENOTFOUND"?0:12))})`)
 		check(t, exec.Command("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"}, cmd.Args...)...))
 	})
+}
+
+// A connection goes where an allowed lookup led, and is recorded by that name.
+func TestOnlyWhatWasLookedUp(t *testing.T) {
+	dir := world(t)
+	for _, addr := range []string{"192.0.2.1", "192.0.2.2"} {
+		run(t, "ip", "addr", "add", addr+"/32", "dev", "lo")
+		l, err := net.Listen("tcp", addr+":80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: time.Minute}
+		go func() { _ = s.Serve(l) }()
+		t.Cleanup(func() { _ = s.Close() })
+	}
+	start := protected(t, dir, "--resolv-conf", "rewrite", "--audit-log", "-")
+	write(t, filepath.Join(dir, "policy.yaml"), `version: 1
+rules:
+  - name: r
+    dns: {effect: prevent, deny: [evil.test]}
+    network: {effect: alert, outbound: {deny: [192.0.2.1], unresolved: prevent}}
+`)
+	out, err := start("sh", "-c", `curl -s http://192.0.2.1/ && exit 11
+curl -s http://web.test/ || exit 12
+curl -s http://192.0.2.1/ || exit 13
+curl -s http://192.0.2.2/ && exit 14
+true`).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, part := range []string{`"ip":"192.0.2.2"`, `"attackType":"` + string(policy.Unresolved) + `"`, `"domain":"web.test"`} {
+		if !strings.Contains(string(out), part) {
+			t.Errorf("no audit has %s:\n%s", part, out)
+		}
+	}
 }
