@@ -134,3 +134,28 @@ func TestRunImage(t *testing.T) {
 		}
 	}
 }
+
+// A protected pod, played by an engine that knows Kubernetes: the init
+// container fills the emptyDir, and the application starts protected.
+func TestPlayKubernetes(t *testing.T) {
+	p := newPodman(t)
+	pod := "apiVersion: v1\nkind: Pod\nmetadata:\n  name: embed-test\nspec:\n  hostNetwork: true\n  restartPolicy: Never\n  containers:\n" +
+		"  - name: app\n    image: " + p.base + "\n    command: [/usr/local/bin/entry.sh] # as in the image\n    args: [a, b]\n"
+	out, _, err := inject.Embed(inject.Kubernetes, []byte(pod), inject.Options{DefenderImage: p.def, Policy: []byte(denyMkdir)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "pod.yaml")
+	if err := os.WriteFile(file, out, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = exec.Command("podman", "kube", "down", file).Run() })
+	if text, err := exec.Command("podman", "kube", "play", "--network", "host", file).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, text, out)
+	}
+	exit := strings.TrimSpace(p.sh(`podman wait embed-test-app`))
+	said := p.sh(`podman logs embed-test-app 2>&1`)
+	if exit != "42" || strings.Contains(said, "made it") || !strings.Contains(said, `"ruleName":"seed"`) || !strings.Contains(said, "arguments 2\n") {
+		t.Errorf("exit %s, said:\n%s", exit, said)
+	}
+}

@@ -172,6 +172,9 @@ func TestRefusals(t *testing.T) {
 	pod := func(s string) string {
 		return "kind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n    image: a\n" + s
 	}
+	service := func(annotations, container string) string {
+		return "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: s}\nspec: {template: {\n  metadata: {annotations: " + annotations + "},\n  spec: {containers: [" + container + "]}}}\n"
+	}
 	tests := []struct {
 		name   string
 		format Format
@@ -203,6 +206,11 @@ func TestRefusals(t *testing.T) {
 		{"depends_on that is not indented", Compose, "services:\n  a:\n    entrypoint: x\n    depends_on:\n    - b\n  b: {entrypoint: x}\n", "5:5: services.a.depends_on: is a list that is not indented"},
 		{"a service that is no mapping", Compose, "services: {a: x}", "services.a: is a string, not a service"},
 		{"our folder", Compose, "services: {a: {entrypoint: x, volumes: [\"v:/var/lib/appdefender/\"]}}", "where the defender's own volume goes"},
+		{"a job of Cloud Run", CloudRun, "kind: Job\napiVersion: run.googleapis.com/v1\n", `is a "Job", not a Service`},
+		{"the first generation", CloudRun, service("{run.googleapis.com/execution-environment: gen1}", "{name: a, image: a, command: [a], ports: [{containerPort: 80}]}"), "5:70: spec.template.metadata"},
+		{"its own order", CloudRun, service("{run.googleapis.com/container-dependencies: '{}'}", "{name: a, image: a, command: [a], ports: [{containerPort: 80}]}"), "is what embedding writes"},
+		{"no port", CloudRun, service("{}", "{name: a, image: a, command: [a]}"), "has 0 containers with ports"},
+		{"no name", CloudRun, service("{}", "{image: a, command: [a], ports: [{containerPort: 80}]}"), "spec.template.spec.containers[0].name: missing"},
 		{"Windows in Azure", ContainerGroup, "properties: {osType: Windows, containers: [{name: a, properties: {image: a, command: [a]}}]}", `"Windows" is not Linux`},
 		{"computed containers", ContainerGroup, `{"resources": [{"type": "Microsoft.ContainerInstance/containerGroups", "properties": {"containers": "[variables('c')]"}}]}`, "is computed"},
 		{"computed containers of a task", CloudFormation, "Type: AWS::ECS::TaskDefinition\nProperties: {ContainerDefinitions: !If [a, [], []]}", "is computed by the platform, so that its containers cannot be seen"},

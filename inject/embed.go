@@ -22,11 +22,12 @@ const (
 	Dockerfile     Format = "dockerfile"
 	Compose        Format = "compose"
 	Kubernetes     Format = "kubernetes"      // manifests with pods or templates of pods, in YAML or JSON
+	CloudRun       Format = "cloud-run"       // a service, in YAML
 	ContainerGroup Format = "container-group" // of Azure, in YAML, or an ARM template in JSON
 )
 
 // Formats are all of them.
-var Formats = []Format{TaskDefinition, CloudFormation, Dockerfile, Compose, Kubernetes, ContainerGroup}
+var Formats = []Format{TaskDefinition, CloudFormation, Dockerfile, Compose, Kubernetes, CloudRun, ContainerGroup}
 
 var byteOrderMark = []byte("\ufeff")
 
@@ -103,6 +104,8 @@ func dialectOf(f Format) dialect {
 		return compose{}
 	case Kubernetes:
 		return kubernetes{}
+	case CloudRun:
+		return cloudRun{}
 	case ContainerGroup:
 		return azure{}
 	}
@@ -125,6 +128,7 @@ type group struct {
 	name       string // what an App ID is made of; "" if it has none
 	containers []*container
 	sidecar    *container        // the Defender's own, or nil
+	outer      *node             // of Cloud Run: what node is the spec of
 	kept       map[string]string // what the sidecar keeps
 
 	o   Options // of this group

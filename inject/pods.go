@@ -16,7 +16,7 @@ func keptEnv(key string) string {
 // keptOf returns what a sidecar keeps in its variables.
 func keptOf(env map[string]*node, unescape func(string) string) map[string]string {
 	kept := make(map[string]string)
-	for _, key := range []string{keepVersion, keepHash, keepState} {
+	for _, key := range []string{keepVersion, keepHash, keepState, keepEnvironment} {
 		if n := env[keptEnv(key)]; n != nil {
 			kept[key] = unescape(n.text)
 		}

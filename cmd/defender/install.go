@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -30,17 +34,46 @@ func installCommand(out io.Writer) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "ca-text", EnvVars: []string{"DEFENDER_INSTALL_CA"}, Usage: "write `PEM` to DIR/" + installedCA},
 			&cli.StringFlag{Name: "policy-text", EnvVars: []string{"DEFENDER_INSTALL_POLICY"}, Usage: "write `POLICY` to DIR/" + installedPolicy},
+			&cli.IntFlag{Name: "stay", Usage: "when all is there, accept connections on `PORT` and stay until told to end: for platforms whose containers must not end, and that ask a port whether one is ready"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return errors.New(`give one folder, as in "defender install /var/lib/appdefender"`)
 			}
 			dir := c.Args().First()
+			if port := c.Int("stay"); port < 0 || port > 65535 {
+				return fmt.Errorf("--stay: %d is no port", port)
+			}
 			if err := install(out, dir, c.String("ca-text"), c.String("policy-text")); err != nil {
 				return cli.Exit(fmt.Sprintf("installing into %q: %v%s", dir, err, installHint(err)), 1)
 			}
+			if port := c.Int("stay"); port != 0 {
+				l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+				if err != nil {
+					return cli.Exit("saying that all is installed: "+err.Error(), 1)
+				}
+				ctx, cancel := signal.NotifyContext(c.Context, syscall.SIGTERM, syscall.SIGINT)
+				defer cancel()
+				return stay(ctx, l)
+			}
 			return nil
 		},
+	}
+}
+
+// stay accepts connections, which says that all is installed, until ctx ends.
+func stay(ctx context.Context, l net.Listener) error {
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			_ = conn.Close()
+		default:
+			return cli.Exit("saying that all is installed: "+err.Error(), 1)
+		}
 	}
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,5 +111,28 @@ func TestInstallErrors(t *testing.T) {
 	}
 	if list, _ := os.ReadDir(taken); len(list) != 1 {
 		t.Error("a temporary file was left")
+	}
+}
+
+// Where containers must not end, the installer says by a port that all is
+// there, as often as it is asked, and ends when it is told to.
+func TestInstallStays(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- stay(ctx, l) }()
+	for range 3 {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

@@ -52,6 +52,11 @@ var embedFormats = []embedFormat{
 		"A service of ours brings the program in a volume, and the others wait for it.\n" +
 			"--token-secret is one of the project's secrets.", perContainer,
 	}, {
+		inject.CloudRun, "protect every container of a Cloud Run service", "service.yaml",
+		"FILE is the YAML of \"gcloud run services replace\". A container of ours brings the program\n" +
+			"in a volume in memory and stays; the others depend on it. They need names, and one of them\n" +
+			"its ports. --token-secret is NAME or NAME/VERSION of a secret. A job is embedded by its image.", perContainer,
+	}, {
 		inject.ContainerGroup, "protect every container of an Azure container group", "group.yaml",
 		"FILE is the YAML of \"az container create --file\" or an ARM template in JSON. An init\n" +
 			"container brings the program in an emptyDir. The token becomes a secure value, from\n" +
