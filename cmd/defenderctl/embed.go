@@ -166,7 +166,11 @@ const lookupTime = 2 * time.Minute
 
 // flags returns those that only this format has.
 func (f embedFormat) flags() []cli.Flag {
-	if f.format != inject.Dockerfile {
+	switch f.format {
+	case inject.Dockerfile:
+	case inject.Kubernetes:
+		return []cli.Flag{&cli.BoolFlag{Name: "kustomize", Usage: "print, in place of manifests, strategic merge patches for kustomize"}}
+	default:
 		return nil
 	}
 	return []cli.Flag{
@@ -195,7 +199,7 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 	if c.NArg() != 1 {
 		return fmt.Errorf("give one file, as in \"defenderctl embed %s %s\"", f.format, f.file)
 	}
-	for _, pair := range [][2]string{{"diff", "output"}, {"check", "output"}, {"check", "diff"}, {"check", "remove"}, {"zip", "output"}, {"zip", "diff"}, {"zip", "check"}, {"zip", "remove"}} {
+	for _, pair := range [][2]string{{"diff", "output"}, {"check", "output"}, {"check", "diff"}, {"check", "remove"}, {"zip", "output"}, {"zip", "diff"}, {"zip", "check"}, {"zip", "remove"}, {"kustomize", "remove"}, {"kustomize", "check"}, {"kustomize", "diff"}} {
 		if c.IsSet(pair[0]) && c.IsSet(pair[1]) {
 			return fmt.Errorf("--%s and --%s do not go together", pair[0], pair[1])
 		}
@@ -230,6 +234,8 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 		out, rep, err = inject.Remove(f.format, in)
 	case c.String("zip") != "":
 		rep, err = a.zip(c, in, o)
+	case c.Bool("kustomize"):
+		out, rep, err = inject.Kustomize(in, o)
 	default:
 		out, rep, err = inject.Embed(f.format, in, o)
 	}
