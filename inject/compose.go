@@ -160,7 +160,7 @@ func (compose) check(d *document, g *group, c *container, o *Options) {
 			}
 		}
 	}
-	d.checkDropped(c.get("cap_drop"))
+	d.checkDropped(c.get("cap_drop"), o)
 	if o.TokenSecret != "" && g.get("secrets", o.TokenSecret) == nil {
 		d.add("", fmt.Sprintf("the token's secret %q is none of the project's secrets; add it there, with the file that holds the token", o.TokenSecret))
 	}
@@ -201,7 +201,7 @@ func (k compose) container(d *document, g *group, c *container, o *Options) []pa
 			at: c.node, path: []string{"depends_on"}, keys: []string{Sidecar}, convert: true,
 			pairs: object{{Sidecar, object{{"condition", "service_completed_successfully"}}}},
 		},
-		tracingPart(c, "cap_add"),
+		tracingPart(c, o, "cap_add"),
 	}
 }
 

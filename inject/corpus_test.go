@@ -28,6 +28,7 @@ func corpusOptions(f Format, name string) Options {
 	case Compose, Dockerfile:
 		o.TokenSecret, o.Token = "", "t0ken"
 	}
+	o.NoTracing = strings.HasPrefix(name, "no-ptrace")
 	if strings.HasPrefix(name, "secret") {
 		o.TokenSecret, o.Token = "token", ""
 	}

@@ -217,7 +217,7 @@ func (e ecs) read(d *document, n *node) *container {
 	return c
 }
 
-func (e ecs) check(d *document, _ *group, c *container, _ *Options) {
+func (e ecs) check(d *document, _ *group, c *container, o *Options) {
 	key := e.key
 	for list, field := range map[string]string{"volumesFrom": "sourceContainer", "dependsOn": "containerName"} {
 		for _, el := range d.objects(c.node, key(list)) {
@@ -230,7 +230,7 @@ func (e ecs) check(d *document, _ *group, c *container, _ *Options) {
 		d.keys(el, key("containerPath"))
 		d.checkMount(el, key("containerPath"))
 	}
-	d.checkDropped(c.get(key("linuxParameters"), key("capabilities"), key("drop")))
+	d.checkDropped(c.get(key("linuxParameters"), key("capabilities"), key("drop")), o)
 }
 
 // checkMount refuses a volume where the Defender's goes.
@@ -242,8 +242,8 @@ func (d *document) checkMount(el *node, key string) {
 }
 
 // checkDropped refuses a list of capabilities to drop that names ours.
-func (d *document) checkDropped(list *node) {
-	if list == nil {
+func (d *document) checkDropped(list *node, o *Options) {
+	if list == nil || o.NoTracing {
 		return
 	}
 	for _, el := range list.elems {
@@ -271,9 +271,9 @@ func (e ecs) container(d *document, g *group, c *container, o *Options) []part {
 		}, {
 			at: c.node, path: e.path("dependsOn"), mine: func(el *node) bool { return isText(el.get(key("containerName")), Sidecar) },
 			list: list{e.object(pair{"containerName", Sidecar}, pair{"condition", "SUCCESS"})},
-		}, {
-			at: c.node, path: e.path("linuxParameters", "capabilities", "add"), mine: mayTrace, common: true, list: strs(tracing),
-		}, {
+		},
+		tracingPart(c, o, e.path("linuxParameters", "capabilities", "add")...),
+		{
 			at: c.node, path: e.path("healthCheck"), keys: e.path("command", "interval", "timeout", "retries", "startPeriod"),
 			absent: e.object(pair{"command", strs("CMD", Program, "healthcheck")}, pair{"interval", 30}, pair{"timeout", 5},
 				pair{"retries", 3}, pair{"startPeriod", 60}), common: true,

@@ -78,7 +78,7 @@ func withoutMark(definition []byte, do func([]byte) ([]byte, *Report, error)) ([
 
 // A dialect is how a format says what all of them say.
 type dialect interface {
-	// yaml and json report which notations there are.
+	// notations reports which there are.
 	notations() (json, yaml bool)
 	// groups finds the groups of containers in a document.
 	groups(d *document, root *node)
@@ -181,6 +181,8 @@ type state struct {
 	Images map[string]Image  `json:"images,omitempty"` // likewise
 	Names  map[string]string `json:"names,omitempty"`  // Options.Images
 	Skip   []string          `json:"skip,omitempty"`
+
+	NoTracing bool `json:"noTracing,omitempty"`
 }
 
 // Image is what is known of a container's image, where the definition has no
@@ -466,7 +468,7 @@ func (d *document) protect(g *group, rep *Report) {
 	if rep.AppID == "" {
 		rep.AppID = o.AppID
 	}
-	st := state{Undo: make(map[string]undo), Images: make(map[string]Image), Names: o.Images, Skip: o.Skip}
+	st := state{Undo: make(map[string]undo), Images: make(map[string]Image), Names: o.Images, Skip: o.Skip, NoTracing: o.NoTracing}
 	for _, c := range g.containers {
 		if o.skips(g, c) {
 			rep.Containers = append(rep.Containers, Container{Group: g.name, Name: c.name, Image: c.image, Skipped: true})

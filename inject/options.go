@@ -64,6 +64,9 @@ type Options struct {
 	// Context is the folder, in a Dockerfile's context, that has the Defender's
 	// files; empty: they come from DefenderImage.
 	Context string
+	// NoTracing leaves the capability SYS_PTRACE out, for platforms that refuse
+	// it. The Defender says at start what it lost.
+	NoTracing bool
 	// Skip are containers to leave unprotected.
 	Skip []string
 
@@ -99,6 +102,7 @@ func (o Options) inherit(p *prior, at, g *group) Options {
 			o.Token = p.env[envToken]
 		}
 	}
+	o.NoTracing = o.NoTracing || p.NoTracing
 	// What names containers that are gone is forgotten.
 	if o.Skip == nil {
 		o.Skip = slices.DeleteFunc(slices.Clone(p.Skip), func(name string) bool { return !g.has(name) })

@@ -115,14 +115,14 @@ func (k kubernetes) pod(d *document, pod *node, name string) {
 func escapeKube(s string) string   { return strings.ReplaceAll(s, "$(", "$$(") }
 func unescapeKube(s string) string { return strings.ReplaceAll(s, "$$(", "$(") }
 
-func (kubernetes) check(d *document, _ *group, c *container, _ *Options) {
+func (kubernetes) check(d *document, _ *group, c *container, o *Options) {
 	for _, el := range d.objects(c.node, "volumeMounts") {
 		d.checkMount(el, "mountPath")
 		if isText(el.get("name"), volume) {
 			d.fault(el, fmt.Sprintf("mounts the volume %q, which embedding adds; take it out", volume))
 		}
 	}
-	d.checkDropped(c.get("securityContext", "capabilities", "drop"))
+	d.checkDropped(c.get("securityContext", "capabilities", "drop"), o)
 }
 
 // envOf returns the part of a container's variables.
@@ -145,8 +145,13 @@ func mountPart(c *container) part {
 	}
 }
 
-func tracingPart(c *container, path ...string) part {
-	return part{at: c.node, path: path, mine: mayTrace, common: true, list: strs(tracing)}
+// tracingPart adds the capability to the list at path.
+func tracingPart(c *container, o *Options, path ...string) part {
+	p := part{at: c.node, path: path, mine: mayTrace, common: true}
+	if !o.NoTracing {
+		p.list = strs(tracing)
+	}
+	return p
 }
 
 func (kubernetes) container(d *document, g *group, c *container, o *Options) []part {
@@ -158,7 +163,7 @@ func (kubernetes) container(d *document, g *group, c *container, o *Options) []p
 		}
 		env.list = append(env.list, object{{"name", envToken}, {"valueFrom", object{{"secretKeyRef", object{{"name", name}, {"key", key}}}}}})
 	}
-	return []part{env, mountPart(c), tracingPart(c, "securityContext", "capabilities", "add")}
+	return []part{env, mountPart(c), tracingPart(c, o, "securityContext", "capabilities", "add")}
 }
 
 // sidecarEnv returns the variables of the sidecar.

@@ -115,7 +115,7 @@ func optionFlags() []cli.Flag {
 		&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the enrolment token, which then stands in the definition"},
 		&cli.StringFlag{Name: "ca", Usage: "`FILE` with the certificates, in PEM, that the Console's may be signed by"},
 		&cli.StringFlag{Name: "policy", Usage: "`FILE` with the policy that holds without a Console, or until it answers"},
-		&cli.DurationFlag{Name: "wait-for-policy", Usage: "start the application when the Console's policy is in force, or after `DURATION` (default: " + inject.DefaultWait.String() + ")"},
+		&cli.DurationFlag{Name: "wait-for-policy", DefaultText: inject.DefaultWait.String(), Usage: "start the application when the Console's policy is in force, or after `DURATION`"},
 		&cli.StringFlag{Name: "data-dir", Usage: "`DIR` in each container that keeps unsent audits and the last good policy (default: " + inject.DefaultDataDir + ")"},
 		&cli.StringFlag{Name: "app-id", Usage: "App `ID` (default: the name of the task, pod or project, a colon and a new UUID)"},
 	}
@@ -128,6 +128,7 @@ func containerFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "entrypoint", Usage: "`NAME=JSON`: the ENTRYPOINT of container NAME's image, as a list; [] if it has none"},
 		&cli.StringSliceFlag{Name: "command", Usage: "`NAME=JSON`: the CMD of container NAME's image, likewise"},
 		&cli.StringSliceFlag{Name: "skip", Usage: "leave container `NAME` unprotected"},
+		&cli.BoolFlag{Name: "no-ptrace", Usage: "leave the capability SYS_PTRACE out, for platforms that refuse it, such as EKS on Fargate"},
 		&cli.BoolFlag{Name: "lookup", Usage: "ask the registry what an image starts, where the definition does not say it"},
 		&cli.StringSliceFlag{Name: "image-from", Usage: "`IMAGE=PLACE` to look an image up in: docker-archive:FILE, oci-archive:FILE, oci:DIR or another name"},
 	}
@@ -275,7 +276,7 @@ func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 	o := inject.Options{
 		DefenderImage: c.String("defender-image"), Console: c.String("console"), TokenSecret: c.String("token-secret"),
 		DataDir: c.String("data-dir"), AppID: c.String("app-id"), Skip: c.StringSlice("skip"), Version: version,
-		Target: c.String("target"), Context: c.String("context"),
+		Target: c.String("target"), Context: c.String("context"), NoTracing: c.Bool("no-ptrace"),
 	}
 	if c.IsSet("wait-for-policy") {
 		wait := c.Duration("wait-for-policy")
