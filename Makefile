@@ -13,8 +13,7 @@ export CGO_ENABLED := 1
 
 BUILD_PACKAGES := ca-certificates gcc libc6-dev pkg-config libseccomp-dev
 DEMO_PACKAGES := wget
-TEST_PACKAGES := wget busybox-static bind9-dnsutils
-BENCH_PACKAGES := dnsperf dnsmasq-base unbound
+TEST_PACKAGES := wget busybox-static bind9-dnsutils strace
 PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns catatonit debootstrap \
 	qemu-system-x86 cpio xz-utils chromium \
 	iproute2 musl-tools nodejs python3-minimal curl knot-dnsutils ldnsutils bind9-host
@@ -22,6 +21,9 @@ PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns catatoni
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+BENCH_PACKAGES := $(BUILD_PACKAGES) make strace tini dumb-init git curl python3-minimal nginx wrk redis-server \
+	postgresql dnsperf dnsmasq-base unbound util-linux
 
 .PHONY: build
 build: ## bin/defender, bin/console and bin/defenderctl, static programs
@@ -53,10 +55,17 @@ test-platforms: build ## containers, other kernels and a browser (as root)
 	@scripts/packages $(PLATFORM_PACKAGES)
 	go test -tags platforms -timeout 30m ./internal/platforms/... ./internal/endtoend ./inject ./console/web
 
+# Servers are installed, not started: the benchmark starts its own. RUNLEVEL says so to Debian.
 .PHONY: bench
-bench: ## measurements beside others, as tables
-	@scripts/packages $(BENCH_PACKAGES)
+bench: build ## what protection costs, beside its peers; writes docs/performance.md (an hour, a quiet machine)
+	@RUNLEVEL=1 scripts/packages $(BENCH_PACKAGES)
+	go run ./internal/bench -defender bin/defender -json docs/performance.json -plots docs
 	go run ./internal/bench/dns
+
+.PHONY: bench-quick
+bench-quick: build ## the same with small counts; writes nothing (BENCH="connect vfork": some rows)
+	@RUNLEVEL=1 scripts/packages $(BENCH_PACKAGES)
+	go run ./internal/bench -quick -defender bin/defender $(BENCH)
 
 .PHONY: clean
 clean: ## remove what build made

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strconv"
+	"strings"
+)
+
+// callRows are single calls, made again and again by testdata/micro.c.
+func callRows() []row {
+	calls := []struct {
+		call, what string
+		count      int
+		variants   []string
+		bounds     []bound
+	}{
+		{"getpid", "getppid, which no rule asks about", 2e6, unasked, free},
+		{"read", "64 bytes of /dev/zero", 2e6, unasked, free},
+		{"open", "open to read, and close", 200e3, unasked, free},
+		{
+			"associate", "connect of a UDP socket: one notification, judged and performed", 20e3, append([]string{"floor"}, ways...),
+			[]bound{{"notify", addedAtMost, 8}},
+		},
+		{"lookup", "execve of a file that is not there", 20e3, ways, nil},
+		{
+			"vfork", "vfork, execve of a static program, wait", 600, append([]string{"runsc"}, ways...),
+			[]bound{{"notify", ratioAtMost, 1.5}},
+		},
+		{"fork", "fork, execve of a static program, wait", 600, ways, []bound{{"notify", ratioAtMost, 1.5}}},
+		{
+			"connect", "socket, connect over loopback, close", 5e3, append([]string{"floor", "runsc"}, ways...),
+			[]bound{{"notify", ratioAtMost, 1.6}},
+		},
+		{"sendto", "an addressed datagram over loopback", 20e3, ways, nil},
+		{"listen", "socket, bind, listen, close", 5e3, ways, nil},
+	}
+	var all []row
+	for _, c := range calls {
+		for _, threads := range []int{1, 2, 8, 64} {
+			r := row{
+				name: c.call, group: groupCalls, what: c.what, unit: "µs", variants: c.variants, base: "bare", bounds: c.bounds,
+				measure: func(b *bench, v variant) (float64, error) { return b.micro(v, c.call, threads, c.count) },
+			}
+			if threads > 1 {
+				r.name = fmt.Sprintf("%s-%d", c.call, threads)
+				r.group, r.bounds = groupThreads, nil
+				r.what = fmt.Sprintf("%s; %d threads", c.what, threads)
+				r.variants = ways
+			}
+			if &c.variants[0] == &unasked[0] {
+				r.base = "filter"
+				r.variants = unasked
+			}
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// A call that nobody asks about is held against a filter of four instructions
+// that lets it pass as well.
+var (
+	unasked = []string{"filter", "bare", "notify", "ptrace", "strace"}
+	free    = []bound{{"notify", ratioAtMost, 1.02}}
+)
+
+// micro returns the microseconds of one call: the median of single calls, or
+// with threads the time of all divided by their number.
+func (b *bench) micro(v variant, call string, threads, count int) (float64, error) {
+	cmd := b.command(v, b.path("micro"), call, strconv.Itoa(threads), strconv.Itoa(b.count(count)), b.path("true"))
+	var out, diagnosis bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &diagnosis
+	if err := cmd.Run(); err != nil {
+		return 0, fmt.Errorf("%w: %s", err, lastLine(diagnosis.Bytes()))
+	}
+	return microResult(out.String(), threads)
+}
+
+func microResult(text string, threads int) (float64, error) {
+	var all, median, worst float64
+	if _, err := fmt.Sscan(text, &all, &median, &worst); err != nil {
+		return 0, fmt.Errorf("reading %q of micro: %w", text, err)
+	}
+	if threads > 1 {
+		return all / 1000, nil
+	}
+	return median / 1000, nil
+}
+
+// held is a micro that waits before its calls and after them, so that its
+// supervisor can be looked at.
+type held struct {
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	out   *bufio.Reader
+	sup   int
+	stray bytes.Buffer
+}
+
+// hold starts micro under v and stops before the first call.
+func (b *bench) hold(v variant, call string, threads, count int) (*held, error) {
+	h := &held{cmd: b.command(v, b.path("micro"), "-g", call, strconv.Itoa(threads), strconv.Itoa(count), b.path("true"))}
+	var err error
+	if h.in, err = h.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := h.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	h.out = bufio.NewReader(out)
+	h.cmd.Stderr = &h.stray
+	if err := h.cmd.Start(); err != nil {
+		return nil, err
+	}
+	// micro tells when it stands at the gate: all of its threads are made.
+	if _, err := h.out.ReadString('\n'); err != nil {
+		h.end()
+		return nil, fmt.Errorf("starting micro: %w: %s", err, lastLine(h.stray.Bytes()))
+	}
+	h.sup = supervisorOf(h.cmd.Process.Pid)
+	return h, nil
+}
+
+// calls lets it make them.
+func (h *held) calls() error {
+	if _, err := io.WriteString(h.in, "\n"); err != nil {
+		return err
+	}
+	line, err := h.out.ReadString('\n')
+	if err == nil && strings.TrimSpace(line) == "" {
+		err = errors.New("micro said nothing")
+	}
+	return err
+}
+
+// end lets it end.
+func (h *held) end() {
+	h.in.Close()
+	_ = h.cmd.Wait()
+}
