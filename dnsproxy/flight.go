@@ -36,7 +36,10 @@ func (p *Proxy) resolve(ctx context.Context, q *query, key string, old *entry) (
 	switch {
 	case lead == nil:
 	case old != nil:
-		go lead()
+		go func() {
+			lead()
+			old.recheck(f, p.now())
+		}()
 	default:
 		lead() // nothing to wait for beside it
 	}
@@ -53,11 +56,22 @@ func (p *Proxy) resolve(ctx context.Context, q *query, key string, old *entry) (
 	case <-ctx.Done():
 		return nil, false, ctx.Err()
 	}
-	if old != nil && (f.err != nil || failed(f.e.rcode)) {
-		old.retry.Store(p.now().Add(staleRecheck).UnixNano())
+	if old.recheck(f, p.now()) {
 		return old, true, nil
 	}
 	return f.e, false, f.err
+}
+
+// recheck reports whether the entry, if there is one, stands in for a flight
+// that failed, and then lets the upstreams rest for a while.
+//
+// Precondition: the flight is done.
+func (e *entry) recheck(f *flight, now time.Time) bool {
+	if e == nil || f.err == nil && !failed(f.e.rcode) {
+		return false
+	}
+	e.retry.Store(now.Add(staleRecheck).UnixNano())
+	return true
 }
 
 // failed reports whether an upstream says that it cannot or will not answer.
@@ -74,6 +88,14 @@ func (p *Proxy) fly(q *query, key string) (f *flight, lead func()) {
 		return f, nil
 	}
 	f = &flight{done: make(chan struct{})}
+	if key != "" {
+		// One may have landed since the cache was looked into.
+		if e := p.cache.get([]byte(key)); e != nil && e.fresh(p.now()) {
+			f.e = e
+			close(f.done)
+			return f, nil
+		}
+	}
 	leave, ok := p.begin()
 	if !ok {
 		f.err = errBusy
