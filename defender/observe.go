@@ -34,7 +34,9 @@ func (d *Defender) observe(ctx context.Context) {
 	switch {
 	case d.levels.Backend == supervisor.Observe:
 		every = observeEvery
-		ours = func(all map[int]proc.Stat, pid int) bool { return proc.Below(all, pid, os.Getpid()) || entered(all, pid) }
+		ours = func(all map[int]proc.Stat, pid int) bool {
+			return proc.Below(all, pid, os.Getpid()) || entered(all, pid)
+		}
 	case os.Getpid() == 1:
 		ours = entered
 	default:
