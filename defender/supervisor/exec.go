@@ -126,6 +126,9 @@ func (s *Supervisor) exited(pid int, status unix.WaitStatus) {
 func (c *Call) verify(pid int, r Reply) *Program {
 	st, err := statProc(pid, "exe")
 	if err != nil {
+		if _, gone := sys.EventMsg(pid); gone != nil {
+			return nil // killed in its stop: nothing runs
+		}
 		// A program that nobody may read leaves a process that we may not look
 		// into. It can only be the judged one if that was such a program.
 		if c.Program.hidden {

@@ -52,8 +52,8 @@ func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
 	}
 	b := builder{f: f, stop: seccomp.ActNotify}
 	if by == ByPtrace {
-		b.stop = seccomp.ActTrace
-		b.keepInFront()
+		b.stop = seccomp.ActTrace.SetReturnCode(traceMark)
+		b.onlyTracer()
 	}
 	for _, name := range []string{"execve", "execveat", "connect", "sendmsg", "sendmmsg", "bind", "listen"} {
 		b.add(b.stop, name)
@@ -143,10 +143,22 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 	}
 }
 
-// keepInFront refuses a listener of the target's own: its answer would come
-// before a tracer's (seccomp(2), order of actions), and ours would never be
-// asked. Under a listener of ours the kernel says the same by itself.
-func (b *builder) keepInFront() {
+// traceMark is in every stop that our filter asks for (PTRACE_GETEVENTMSG): a
+// filter of the target's own may ask for a tracer as well.
+const traceMark = 0x4465
+
+// onlyTracer lets nobody answer in our place.
+//
+// A listener of the target's own would be asked before a tracer is
+// (seccomp(2), order of actions). Under a listener of ours the kernel says
+// EBUSY by itself.
+//
+// A process made with CLONE_UNTRACED, which clone3 has in memory, has no
+// tracer: its calls are ENOSYS. But it may get one, who would then be asked
+// instead of us. So nobody traces: all but such a process have a tracer, and
+// the kernel would say EPERM.
+func (b *builder) onlyTracer() {
+	b.add(seccomp.ActErrno.SetReturnCode(int16(unix.EPERM)), "ptrace")
 	ebusy := seccomp.ActErrno.SetReturnCode(int16(unix.EBUSY))
 	const listener = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
 	b.add(ebusy, "seccomp", isInt(0, unix.SECCOMP_SET_MODE_FILTER),

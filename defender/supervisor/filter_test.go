@@ -60,7 +60,7 @@ func machine(prog []byte, data [64]byte) (action uint32, err error) {
 const (
 	allow  = unix.SECCOMP_RET_ALLOW
 	stop   = unix.SECCOMP_RET_USER_NOTIF
-	trace  = unix.SECCOMP_RET_TRACE
+	trace  = unix.SECCOMP_RET_TRACE | traceMark
 	ebusy  = unix.SECCOMP_RET_ERRNO | uint32(unix.EBUSY)
 	enosys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 	eperm  = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
@@ -148,6 +148,9 @@ func TestFilter(t *testing.T) {
 			if got := ask(t, prog, nativeArch, test.nr, test.args...); got != want {
 				t.Errorf("%s, %s: %#x, want %#x", by, test.name, got, want)
 			}
+		}
+		if got, want := ask(t, prog, nativeArch, unix.SYS_PTRACE, unix.PTRACE_SEIZE, 4002), map[Backend]uint32{ByNotify: allow, ByPtrace: eperm}[by]; got != want {
+			t.Errorf("%s, tracing: %#x, want %#x", by, got, want)
 		}
 		want := map[Backend]uint32{ByNotify: allow, ByPtrace: ebusy}[by]
 		for _, flags := range []uint64{unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, 0x1f, high | 8} {

@@ -143,7 +143,7 @@ func (w *watch) interrupt() {
 		if c.onTracer() {
 			continue
 		}
-		if c.s.closed.Load() || c.pending() != nil || c.s.interrupted(c.TID) {
+		if c.s.closed.Load() || c.pending() != nil || c.interrupted() {
 			_ = sys.Tgkill(tid, interruptSignal)
 		}
 	}

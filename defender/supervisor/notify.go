@@ -20,7 +20,9 @@ import (
 // and the rest are parked. The kernel would wake every thread that waits, and
 // two of them cost twice the call. The leader answers what it takes at once
 // and goes on. Where it may block (a program or path on a slow disk, a connect
-// that waits for the network), another receiver takes the lead meanwhile.
+// that waits for the network), another receiver takes the lead meanwhile; and
+// where it blocks unforeseen, as on a page of the target's memory that never
+// comes, it loses the lead to another.
 //
 // There are no locks between receivers; what they share is atomic or behind
 // the short mutexes of interrupt_linux.go.
@@ -145,20 +147,12 @@ func (b *notify) await() bool {
 // guardian can answer for us.
 func (b *notify) receive() {
 	runtime.LockOSThread() // for ptrace; never unlocked: the thread ends with us
-	var slot int
-	select {
-	case slot = <-b.slots:
-	default:
-		// 4096 calls at once: the next ones wait for them. Whoever parks sees
-		// that nobody leads, or we see that somebody has parked.
-		b.vacant.Store(true)
-		if b.parked.Load() > 0 && b.vacant.Swap(false) {
-			b.next()
-		}
+	slot, ok := b.slot()
+	if !ok {
 		return
 	}
 	buf := early.Slot(slot)
-	defer func() { b.slots <- slot }()
+	defer b.free(slot)
 	tid := b.threads.add()
 	defer b.threads.remove(tid)
 	known := make(pids)
@@ -188,6 +182,40 @@ func (b *notify) receive() {
 			}
 			l.on.Store(true)
 		}
+	}
+}
+
+// slot takes a slot for a receiver that is to lead. Without one, with 4096
+// calls at once, it leaves the lead to whoever parks or ends next: those look
+// at vacant after they have parked or freed their slot, and we look for both
+// after we have set it, so one of us sees the other.
+func (b *notify) slot() (int, bool) {
+	select {
+	case slot := <-b.slots:
+		return slot, true
+	default:
+	}
+	b.vacant.Store(true)
+	if b.parked.Load() > 0 && b.vacant.Swap(false) {
+		b.next()
+		return 0, false
+	}
+	select {
+	case slot := <-b.slots:
+		if b.vacant.Swap(false) {
+			return slot, true
+		}
+		b.slots <- slot // somebody else has seen to it
+	default:
+	}
+	return 0, false
+}
+
+// free gives a slot back at a receiver's end.
+func (b *notify) free(slot int) {
+	b.slots <- slot
+	if b.vacant.Swap(false) && !b.s.closed.Load() {
+		b.next()
 	}
 }
 

@@ -1,9 +1,12 @@
 package supervisor
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +33,8 @@ const maxPids = 64
 //
 // Before Linux 6.9 a pidfd means a process, not a thread: then it is the
 // descriptor of the first thread, which shares the table in any ordinary
-// program.
+// program. It lives longer than the thread, whose number may then be another
+// process's: it is kept for the first thread alone.
 func (p pids) getFD(c *Call, fd int) (int, error) {
 	if pidfd, ok := p[c.TID]; ok {
 		got, err := unix.PidfdGetfd(pidfd, fd, 0)
@@ -42,7 +46,10 @@ func (p pids) getFD(c *Call, fd int) (int, error) {
 	}
 	pidfd, err := unix.PidfdOpen(c.TID, sys.PidfdThread)
 	if err == unix.EINVAL {
-		pidfd, err = unix.PidfdOpen(c.PID(), 0)
+		if pidfd, err = unix.PidfdOpen(c.PID(), 0); err == nil && c.PID() != c.TID {
+			defer unix.Close(pidfd)
+			return unix.PidfdGetfd(pidfd, fd, 0)
+		}
 	}
 	if err != nil {
 		return -1, err
@@ -61,19 +68,47 @@ func (p pids) forget() {
 	}
 }
 
-// interrupted reports whether a signal waits for thread tid that would end
-// its blocking call: for itself, or for its process where we may trace it (see
-// Call.restart).
-func (s *Supervisor) interrupted(tid int) bool {
-	st, err := sys.ReadStatus(tid)
+// interrupted reports whether a signal waits for the call's thread that would
+// end a blocking call: for itself, or for its process where we may trace it
+// (see notify.restart). A process whose other threads job control has stopped
+// is not stopped, for its parent, before this one is.
+func (c *Call) interrupted() bool {
+	if c.task != nil && c.task.halted.Load() {
+		return true
+	}
+	st, err := sys.ReadStatus(c.TID)
 	if err != nil {
 		return false // the call's end is found by asking whether it is pending
 	}
 	pending := st.Pending
-	if s.cfg.Levels.Trace || st.Threads == 1 {
+	if c.s.cfg.Levels.Trace || st.Threads == 1 {
 		pending |= st.Shared
 	}
-	return pending&^st.Blocked&^st.Ignored != 0
+	return pending&^st.Blocked&^st.Ignored != 0 || st.Threads > 1 && halted(st.TGID, c.TID)
+}
+
+// halted reports whether job control has stopped the process of thread tid.
+// The first thread tells, or if it is the one that asks, any of the others.
+func halted(pid, tid int) bool {
+	threads := []string{strconv.Itoa(pid)}
+	if pid == tid {
+		const some = 64
+		dir, err := os.Open(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil {
+			return false
+		}
+		defer dir.Close()
+		threads, _ = dir.Readdirnames(some)
+	}
+	return slices.ContainsFunc(threads, func(t string) bool {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, t))
+		if err != nil {
+			return false
+		}
+		// "pid (comm) state": comm may hold anything but ends at the last ")".
+		i := bytes.LastIndexByte(data, ')')
+		return i >= 0 && bytes.HasPrefix(data[i:], []byte(") T"))
+	})
 }
 
 // sameRights reports whether a failed lookup of ours is what the target would

@@ -242,7 +242,13 @@ func (t *selfTest) trace() error {
 		case int(status)>>16 == sys.EventSeccomp:
 			calls++
 			var r sys.Regs
-			err = sys.ReadRegs(pid, &r)
+			var mark uint
+			if mark, err = sys.EventMsg(pid); err == nil && mark != traceMark {
+				err = fmt.Errorf("its stop carries %#x, not %#x", mark, traceMark)
+			}
+			if err == nil {
+				err = sys.ReadRegs(pid, &r)
+			}
 			if err == nil && calls == 1 {
 				d := r.Data()
 				if err = t.read(pid, d.Args[0], d.Args[1]); err == nil {

@@ -109,6 +109,13 @@ func (s *Supervisor) sendmmsg(c *Call) {
 		s.socketCall(c, nil, err)
 		return
 	}
+	if c.task != nil && c.kind.typ == unix.SOCK_STREAM && flags&unix.MSG_FASTOPEN != 0 {
+		// It waits for the network, which a tracer's thread must not, or
+		// nothing of the target goes on. The kernel says the same where its
+		// fast open is off (tcp_fastopen, ip-sysctl).
+		_ = c.refuse(unix.EOPNOTSUPP)
+		return
+	}
 	at, count, sent := c.arg(1), min(int(uint32(c.arg(2))), maxIovecs), 0
 	var errno syscall.Errno
 	for ; sent < count && errno == 0; sent++ {
@@ -513,7 +520,7 @@ func (c *Call) performBlocking(name []byte) (int, error) {
 		if perr := c.pending(); perr != nil {
 			return 0, perr
 		}
-		if c.s.interrupted(c.TID) {
+		if c.interrupted() {
 			return 0, errRestart
 		}
 	}

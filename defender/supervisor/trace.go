@@ -42,6 +42,8 @@ type task struct {
 	regs sys.Regs
 	call *Call // that it stands in
 	left atomic.Bool
+	// Job control has stopped other threads of its process, and waits for it.
+	halted atomic.Bool
 
 	launched func(loaded bool, pid int) // an exec that runs
 	restart  bool                       // its call starts again from the exit stop
@@ -75,7 +77,6 @@ func (s *Supervisor) Run(pid int, then func(error)) {
 	then(err)
 	for {
 		pid, status, err := sys.WaitOnce()
-		b.runDone()
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
@@ -84,6 +85,7 @@ func (s *Supervisor) Run(pid int, then func(error)) {
 		default:
 			b.event(pid, status)
 		}
+		b.runDone() // after the event: it may tell that the thread is no more
 	}
 }
 
@@ -119,10 +121,18 @@ func (b *tracer) event(tid int, status unix.WaitStatus) {
 		}
 		b.settleLaunch(t, true, tid)
 		_ = sys.Cont(tid, 0)
+	case event == sys.EventExit:
+		// When another thread execs, it takes over the number of the first. We
+		// must not answer the one and meet the other, with its registers and
+		// its stop unseen: nobody takes a number over before we have let its
+		// owner go here. Of a SIGKILL we hear at the end only.
+		b.ended(tid)
+		_ = sys.Cont(tid, 0)
 	case event == sys.EventStop && sig != unix.SIGTRAP:
 		// A stop by job control: leave it in there, and hear of its end.
 		_ = sys.Listen(tid)
 		b.stopped(tid)
+		b.halt(tid)
 	case event != 0: // a fork, a new thread's first stop, the end of a group stop
 		_ = sys.Cont(tid, 0)
 	case sig == sys.SyscallStop:
@@ -148,14 +158,34 @@ func (b *tracer) call(tid int) {
 		t = &task{tid: tid}
 		b.tasks[tid] = t
 	}
-	if err := sys.ReadRegs(tid, &t.regs); err != nil {
+	mark, err := sys.EventMsg(tid)
+	if err == nil {
+		err = sys.ReadRegs(tid, &t.regs)
+	}
+	if err != nil {
 		return // killed: its end comes
+	}
+	if mark != traceMark {
+		// A filter of the target's own asks for a tracer, and it has none.
+		_ = b.reply(t, answer{errno: unix.ENOSYS})
+		return
 	}
 	c := &Call{s: b.s, regs: t.regs.Data(), task: t, pids: b.pids, TID: tid, socket: -1, word: 8}
 	t.call = c
 	b.s.dispatch(c)
 	if !c.worker {
 		c.closeSocket()
+	}
+}
+
+// halt has the calls given up that hold up a stop by job control of the
+// process of thread tid.
+func (b *tracer) halt(tid int) {
+	pid := processOf(tid)
+	for _, t := range b.tasks {
+		if t.call != nil && t.call.worker && processOf(t.tid) == pid {
+			t.halted.Store(true)
+		}
 	}
 }
 
@@ -193,10 +223,13 @@ func (b *tracer) pending(c *Call) error {
 }
 
 func (b *tracer) answer(c *Call, a answer) error {
-	t := c.task
-	if t.left.Load() {
+	if c.task.left.Load() {
 		return sys.ErrGone
 	}
+	return b.reply(c.task, a)
+}
+
+func (b *tracer) reply(t *task, a answer) error {
 	var err error
 	switch {
 	case a.proceed:

@@ -14,9 +14,10 @@ const (
 	// TraceAll follows every thread and child, tells stops by calls from
 	// signals, and kills all tracees when their tracer dies.
 	TraceAll = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK |
-		unix.PTRACE_O_TRACECLONE | TraceExec | TraceSeccomp | unix.PTRACE_O_EXITKILL
+		unix.PTRACE_O_TRACECLONE | TraceExec | unix.PTRACE_O_TRACEEXIT | TraceSeccomp | unix.PTRACE_O_EXITKILL
 
 	EventExec    = unix.PTRACE_EVENT_EXEC
+	EventExit    = unix.PTRACE_EVENT_EXIT
 	EventSeccomp = unix.PTRACE_EVENT_SECCOMP
 	EventStop    = 128 // PTRACE_EVENT_STOP
 	// SyscallStop is the signal of a stop at a call's exit.

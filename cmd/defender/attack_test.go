@@ -1,0 +1,170 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestKin starts a denied program in processes that are related to the target
+// in an unusual way.
+func TestKin(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{
+		"orphan", "setsid", "parent", "thread-signal", "vm", "vm-apart", "vfork-chain", "ptrace", "pdeathsig",
+		"untraced", "untraced3", "untraced-seized", "untraced3-seized", "untraced-traceme",
+	} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			native := run{}.native(t, victim("kin"), way, victim("prog-d"))
+			if !strings.HasSuffix(native.out, "prog-d ran\n") {
+				t.Fatalf("alone: %q %s", native.out, native.err)
+			}
+			// Who avoids the tracer makes no call that is judged, and nobody
+			// else may be its tracer.
+			want, audits := "exec: EACCES\n", 1
+			if traced && strings.HasPrefix(way, "untraced") {
+				want, audits = "exec: ENOSYS\n", 0
+			}
+			r := run{policy: denyProgram}.protected(t, victim("kin"), way, victim("prog-d"))
+			if !strings.HasSuffix(r.out, want) || strings.Contains(r.out, "ran") {
+				t.Errorf("protected: %q %s, want %q", r.out, r.err, want)
+			}
+			if n := len(r.of("explicitlyDeniedProcess")) + len(r.of("unreadableCall")); n != audits {
+				t.Errorf("%d audits: %+v", n, r.records)
+			}
+			if audits == 0 {
+				return
+			}
+			r = run{}.protected(t, victim("kin"), way, victim("prog-a"))
+			if alone := strings.ReplaceAll(native.out, "prog-d", "prog-a"); r.out != alone {
+				t.Errorf("allowed: %q %s, alone %q", r.out, r.err, alone)
+			}
+		})
+	}
+}
+
+// TestOwnFilter has the target install a seccomp filter of its own: it takes
+// away, as it does alone, and gives nothing.
+func TestOwnFilter(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{"trace", "trace-data", "trace-exec", "errno", "trap", "kill", "log", "sync", "listener", "listener-sync"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			native := run{}.native(t, victim("own"), way, victim("prog-d"))
+			want := strings.ReplaceAll(native.out, "prog-d ran\n", "exec: EACCES\n")
+			want = strings.ReplaceAll(want, "listener: ok", "listener: EBUSY") // one for all filters
+			if way == "trace-exec" && !traced {
+				want = "exec: EACCES\n" // asked before a tracer is
+			}
+			r := run{policy: denyProgram}.protected(t, victim("own"), way, victim("prog-d"))
+			if r.out != want || r.status != native.status {
+				t.Errorf("protected: %q %s, status %d, want %q, %d", r.out, r.err, r.status, want, native.status)
+			}
+		})
+	}
+}
+
+// TestSignalsArrive compares signals, with what they carry, to what they are
+// without us.
+func TestSignalsArrive(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{
+		"queue", "trap", "trap-unhandled", "stop-unhandled", "int3", "step",
+		"stop", "stop-threads", "stop-connect", "exec-storm", "stop-storm", "kill-storm",
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			native := run{}.native(t, victim("signals"), how, victim("prog-a"))
+			r := run{policy: denyProgram}.protected(t, victim("signals"), how, victim("prog-a"))
+			told := func(r result) string { return strings.ReplaceAll(r.out, "prog-a ran\n", "") }
+			if told(r) != told(native) || r.status != native.status {
+				t.Errorf("protected: %q %s, status %d; alone: %q, %d", told(r), r.err, r.status, told(native), native.status)
+			}
+			if list := r.audits(); len(list) > 0 {
+				t.Errorf("audits: %+v", list)
+			}
+		})
+	}
+}
+
+// TestThreadsThatExec has a thread become another program, which takes the
+// number of the process's first thread, while calls of that and others stand.
+// An answer that meets the wrong one would spoil its registers.
+func TestThreadsThatExec(t *testing.T) {
+	t.Parallel()
+	for _, wrap := range [][]string{nil, {"taskset", "-c", "0"}} {
+		r := run{policy: denyProgram, wrap: wrap}.protected(t, victim("storm"), "40")
+		if r.out != "done\n" || r.status != 0 || len(r.audits()) > 0 {
+			t.Errorf("%v: %q %s, status %d, audits %+v", wrap, r.out, r.err, r.status, r.records)
+		}
+	}
+}
+
+// TestCrowd has a thousand processes exec at once.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	if r := (run{policy: denyProgram}).protected(t, victim("storm"), "crowd", "1000"); r.out != "left: 0\n" {
+		t.Errorf("%q %s", r.out, r.err)
+	}
+}
+
+// TestBlockedFastOpen blocks a message of the target for good; other calls go
+// on.
+func TestBlockedFastOpen(t *testing.T) {
+	t.Parallel()
+	if r := (run{policy: denyProgram}).protected(t, victim("storm"), "fastopen"); r.out != "connect: ok\n" {
+		t.Errorf("%q %s", r.out, r.err)
+	}
+}
+
+// TestNothingIsLeft counts what the supervisor holds before and after some
+// thousand processes.
+func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	descriptors := func(pid int) int {
+		list, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		return len(list)
+	}
+	p := run{policy: denyProgram}.startProtected(t, "sh", "-c",
+		fmt.Sprintf("%s procs 200 </dev/null; while [ ! -e go ]; do sleep 0.02; done; exec %s procs 4000 </dev/null", victim("storm"), victim("storm")))
+	f := p.family()
+	fds := descriptors(f.supervisor)
+	if fds == 0 {
+		t.Skip("needs to look into the supervisor")
+	}
+	if err := os.WriteFile(p.dir+"/go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	most := 0
+	waitFor(t, func() bool {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", f.supervisor)); err != nil {
+			return true
+		}
+		most = max(most, descriptors(f.supervisor))
+		return false
+	})
+	if r := p.wait(); r.status != 0 || r.out != "ready\nready\n" {
+		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
+	}
+	// One pidfd for each of the last 64 threads is kept by a receiver.
+	if limit := fds + 64*12; most > limit {
+		t.Errorf("%d descriptors, %d at the beginning", most, fds)
+	}
+}
+
+// TestStoppedSupervisor stops the supervisor, as it could be to have calls
+// unanswered: the guardian continues it.
+func TestStoppedSupervisor(t *testing.T) {
+	t.Parallel()
+	p := run{policy: denyNetwork("127.0.0.2")}.startProtected(t, victim("load"), "1", "/bin/true")
+	f := p.family()
+	for range 20 {
+		_ = syscall.Kill(f.supervisor, syscall.SIGSTOP)
+	}
+	if r := p.wait(); r.status != 42 || r.out != "ready\ndone\n" {
+		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
+	}
+}
