@@ -5,6 +5,7 @@
 //	shared   the path lies in memory shared with the rewriting process
 //	vm       the process that execs shares all memory (CLONE_VM)
 //	traced   as shared, and the process that execs is traced by its parent
+//	threads  as shared, and four threads of the process exec at once
 //	symlink  the path is a link that is renamed, PATH and PATH with BYTE
 //	content  the path is a file that is overwritten, PATH and PATH with BYTE
 #include "victim.h"
@@ -75,6 +76,13 @@ static int become(void *unused)
 	_exit(errno == EACCES ? 100 : 101);
 }
 
+static void *also(void *unused)
+{
+	for (;;)
+		execve((const char *)path, (char *[]){"program", NULL}, environ);
+	return unused;
+}
+
 int main(int argc, char **argv)
 {
 	int ran = 0, refused = 0, killed = 0, other = 0, status;
@@ -132,6 +140,8 @@ int main(int argc, char **argv)
 		else if ((pid = fork()) == 0) {
 			if (is(argv[1], "traced") && ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
 				die("traceme");
+			for (int i = 0; is(argv[1], "threads") && i < 3; i++)
+				pthread_create(&t, NULL, also, NULL);
 			become(NULL);
 		}
 		if (pid < 0)
