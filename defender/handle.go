@@ -161,7 +161,7 @@ func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
 	if needs.Has(policy.NeedDigests) && slices.Contains(ev.Program.Digests, "") {
 		ev.Unsure |= policy.NeedDigests
 	}
-	ev.Program.Main = c.PID() == d.target.PID()
+	ev.Program.Main = c.TID == d.target.PID() || needs.Has(policy.NeedMain) && c.PID() == d.target.PID()
 }
 
 // startGrace is how long after our start files may change that count as the

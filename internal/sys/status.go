@@ -29,7 +29,8 @@ func ReadStatus(tid int) (*Status, error) { return ReadStatusAt(fmt.Sprintf("/pr
 
 // ReadStatusAt is ReadStatus for a status file of any procfs.
 func ReadStatusAt(name string) (*Status, error) {
-	data, err := os.ReadFile(name)
+	var buf [4 << 10]byte
+	data, err := readWhole(name, buf[:])
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +80,28 @@ func ReadStatusAt(name string) (*Status, error) {
 		}
 	}
 	return &st, nil
+}
+
+// readWhole reads a file of procfs, into buf if it fits: package os would make
+// a poller's file of it, with a dozen calls.
+func readWhole(name string, buf []byte) ([]byte, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	for n := 0; n < len(buf); {
+		m, err := unix.Read(fd, buf[n:])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: name, Err: err}
+		case m == 0:
+			return buf[:n], nil
+		}
+		n += max(m, 0)
+	}
+	return os.ReadFile(name) // of a user in hundreds of groups
 }
 
 // Us is the status of this process at its start.
