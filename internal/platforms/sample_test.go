@@ -36,36 +36,49 @@ const (
 // names lead to.
 func servers(t *testing.T) {
 	t.Helper()
+	stop, err := startServers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+}
+
+func startServers() (stop func(), err error) {
+	var running []func()
+	stop = func() {
+		for _, f := range running {
+			f()
+		}
+	}
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		r := new(dns.Msg).SetReply(q)
 		if q.Question[0].Qtype == dns.TypeA {
-			rr, err := dns.NewRR(q.Question[0].Name + " 60 IN A " + webAddr)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			r.Answer = append(r.Answer, rr)
+			r.Answer = append(r.Answer, &dns.A{
+				Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60},
+				A:   net.ParseIP(webAddr),
+			})
 		}
 		_ = w.WriteMsg(r)
 	})
 	for _, network := range []string{"udp", "tcp"} {
-		started := make(chan struct{})
-		s := &dns.Server{Addr: upstreamAddr + ":53", Net: network, Handler: handler, NotifyStartedFunc: func() { close(started) }}
-		go func() {
-			if err := s.ListenAndServe(); err != nil {
-				t.Error(err)
-			}
-		}()
-		<-started
-		t.Cleanup(func() { _ = s.Shutdown() })
+		started := make(chan error, 2)
+		s := &dns.Server{Addr: upstreamAddr + ":53", Net: network, Handler: handler, NotifyStartedFunc: func() { started <- nil }}
+		go func() { started <- s.ListenAndServe() }()
+		if err := <-started; err != nil {
+			stop()
+			return nil, err
+		}
+		running = append(running, func() { _ = s.Shutdown() })
 	}
 	l, err := net.Listen("tcp", webAddr+":80")
 	if err != nil {
-		t.Fatal(err)
+		stop()
+		return nil, err
 	}
 	web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello from %s\n", r.Host) })}
 	go func() { _ = web.Serve(l) }()
-	t.Cleanup(func() { _ = web.Close() })
+	running = append(running, func() { _ = web.Close() })
+	return stop, nil
 }
 
 // alpineLike is a root file system of busybox and the C library it needs, as
@@ -107,7 +120,7 @@ func alpineLike(t *testing.T) string {
 // bootstrapped is a minimal Debian, made once: it takes half a minute.
 var bootstrapped = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(shared, "debian")
-	args := []string{"--variant=minbase", "--include=wget,bind9-dnsutils", "bookworm", dir}
+	args := []string{"--variant=minbase", "--include=wget,bind9-dnsutils,iproute2,procps", "bookworm", dir}
 	// The place this machine's apt gets the main archive from.
 	mirror, err := exec.Command("sh", "-c",
 		"apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1").Output()

@@ -1,0 +1,154 @@
+//go:build platforms
+
+package platforms
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// A guest is a kernel of its own, such as a virtual machine's or gVisor's. It
+// has a small Debian that holds, beside the Defender,
+//
+//	/guest         this test's own program: "guest servers" are those of the
+//	               sample task
+//	/tests         the tests of cmd/defender and the programs they need
+//	/policy.yaml   the sample task's
+const guestProgram = "/guest"
+
+// guests has the root file system of all guests, made once.
+var guests = sync.OnceValues(func() (string, error) {
+	base, err := bootstrapped()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(shared, "guest")
+	programs := filepath.Join(dir, "tests/bin")
+	steps := [][]string{
+		{"cp", "-a", base, dir},
+		// A machine unpacks all of it into its memory.
+		{"sh", "-c", `cd "$0" && rm -rf var/lib/apt var/cache/* usr/share/doc usr/share/locale usr/share/man usr/share/zoneinfo usr/lib/*/gconv usr/lib/*/perl-base`, dir},
+		{"mkdir", "-p", programs},
+		// Runs no test, but builds the programs.
+		{"env", "TEST_PROGRAMS=" + programs, "CGO_ENABLED=1", "go", "test", "-count=1", "-run", "^$", "../../cmd/defender"},
+	}
+	static := []string{"-tags", "netgo,osusergo,platforms", "-ldflags", "-s -w -linkmode external -extldflags -static"}
+	for out, pkg := range map[string]string{"tests/tests": "../../cmd/defender", guestProgram: "."} {
+		steps = append(steps, append(append([]string{"env", "CGO_ENABLED=1", "go", "test", "-c", "-o", filepath.Join(dir, out)}, static...), pkg))
+	}
+	steps = append(steps,
+		[]string{"cp", "-r", "../../cmd/defender/testdata", filepath.Join(dir, "tests")},
+		[]string{"cp", filepath.Join(programs, "defender"), filepath.Join(dir, "defender")},
+		[]string{"cp", "../../testdata/sample-task/entry.sh", filepath.Join(dir, "usr/local/bin")},
+		[]string{"chmod", "-R", "a+rX", dir},
+	)
+	for _, argv := range steps {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
+		}
+	}
+	for name, text := range map[string]string{
+		"policy.yaml":     fmt.Sprintf(samplePolicy, "prevent"),
+		"etc/resolv.conf": "nameserver " + upstreamAddr + "\n",
+		"etc/hosts":       "127.0.0.1 localhost\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+})
+
+func guestRoot(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	if _, err := exec.LookPath("debootstrap"); err != nil {
+		t.Skip("needs debootstrap: make test-platforms installs it")
+	}
+	dir, err := guests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// serving is a file that says that a guest's servers run.
+const serving = "/tmp/serving"
+
+// serve is a guest's servers.
+func serve() int {
+	if _, err := startServers(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := os.WriteFile(serving, nil, 0o644); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	select {}
+}
+
+// startServing is the command that starts them.
+const startServing = guestProgram + " servers & until [ -e " + serving + " ]; do sleep 0.05; done"
+
+// sampleTaskIn is the command of the sample task in a guest.
+func sampleTaskIn(backend string) string {
+	return "/defender run --supervisor " + backend + " --policy /policy.yaml --container sample-task -- entry.sh"
+}
+
+// checkSampleTask judges what it wrote.
+func checkSampleTask(t *testing.T, output string) {
+	t.Helper()
+	records := make(map[string]record)
+	for s := bufio.NewScanner(strings.NewReader(output)); s.Scan(); {
+		var r record
+		if strings.HasPrefix(s.Text(), "{") && json.Unmarshal([]byte(strings.TrimSpace(s.Text())), &r) == nil {
+			records[r.Msg] = r
+		}
+	}
+	for _, msg := range []string{
+		"/usr/bin/mkdir launched and is explicitly denied by runtime rule. Full command: mkdir test",
+		"DNS resolution of domain name google.com triggered by /usr/bin/wget explicitly denied by a runtime rule",
+		"DNS resolution of domain name yahoo.com triggered by /usr/bin/wget explicitly denied by a runtime rule",
+	} {
+		if !records[msg].Refused {
+			t.Errorf("not refused: %s", msg)
+		}
+	}
+	if !strings.Contains(output, "mkdir: Permission denied") {
+		t.Error("mkdir was not refused")
+	}
+	if t.Failed() {
+		t.Log(output)
+	}
+}
+
+// testsIn is the command that runs the tests of cmd/defender in a guest.
+func testsIn(backend, environment, tests, skip string) string {
+	return fmt.Sprintf("cd /tests && TEST_PROGRAMS=/tests/bin DEFENDER_SUPERVISOR=%s %s ./tests -test.v -test.parallel 2 -test.run '%s' -test.skip '%s' 2>&1; echo tests ended with $?",
+		backend, environment, tests, skip)
+}
+
+// checkTests judges what they wrote.
+func checkTests(t *testing.T, output string) {
+	t.Helper()
+	if !strings.Contains(output, "tests ended with 0") || !strings.Contains(output, "--- PASS") {
+		t.Error("the tests do not pass")
+		t.Log(output)
+		return
+	}
+	for line := range strings.Lines(output) {
+		if strings.HasPrefix(line, "--- ") || strings.HasPrefix(strings.TrimSpace(line), "--- SKIP") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+}
