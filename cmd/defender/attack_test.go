@@ -168,3 +168,15 @@ func TestStoppedSupervisor(t *testing.T) {
 		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
 	}
 }
+
+// TestFewThreads blocks more connects than there are threads for: those that
+// remain fail, and the supervisor lives.
+func TestFewThreads(t *testing.T) {
+	t.Parallel()
+	needTool(t, "prlimit")
+	// The limit counts all threads of a user: this one has no others.
+	r := run{uid: 61234, policy: denyNetwork("127.0.0.2"), wrap: []string{"prlimit", "--nproc=1600"}}.protected(t, victim("block"), "many")
+	if r.out != "exec: ok\n" || r.status != 0 {
+		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
+	}
+}

@@ -1,9 +1,15 @@
 package supervisor
 
 import (
+	"math"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"appdefender/internal/early"
 	"appdefender/internal/sys"
@@ -62,14 +68,34 @@ type watch struct {
 	running bool
 }
 
-// maxBlocked leaves receivers for calls that do not block.
-const maxBlocked = early.Slots - 64
+// maxBlocked leaves receivers for calls that do not block, and threads for the
+// target: each call that blocks takes one of ours, and a Go program that gets
+// no thread dies.
+var maxBlocked = sync.OnceValue(func() int { return blockable(threadLimit()) })
+
+func blockable(threads uint64) int { return int(min(early.Slots-64, threads/4)) }
+
+// threadLimit returns how many threads this user and this container may have.
+func threadLimit() uint64 {
+	most := uint64(math.MaxUint64)
+	var l unix.Rlimit
+	if sys.Us.UID[0] != 0 && unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil {
+		most = l.Cur
+	}
+	for _, name := range []string{"/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"} {
+		data, err := os.ReadFile(name)
+		if n, perr := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64); err == nil && perr == nil {
+			most = min(most, n)
+		}
+	}
+	return most
+}
 
 // full reports whether no more calls may block.
 func (w *watch) full() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.blocked) >= maxBlocked
+	return len(w.blocked) >= maxBlocked()
 }
 
 // run performs a call that may block this thread. Once it has, other calls no
