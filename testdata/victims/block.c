@@ -31,25 +31,6 @@ static void on(int sig, int flags)
 	sigaction(sig, &sa, NULL);
 }
 
-// A listener on loopback whose queue is full: it answers nobody any more.
-static struct sockaddr_in full(void)
-{
-	struct sockaddr_in a = in4("127.0.0.1", 0);
-	socklen_t len = sizeof a;
-	int l = socket(AF_INET, SOCK_STREAM, 0);
-
-	if (bind(l, (void *)&a, sizeof a) || listen(l, 0) || getsockname(l, (void *)&a, &len))
-		die("listen");
-	for (int i = 0; i < 4; i++) {
-		int c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-		struct pollfd p = {c, POLLOUT, 0};
-
-		connect(c, (void *)&a, sizeof a);
-		poll(&p, 1, 100);
-	}
-	return a;
-}
-
 // One signal may come too early, or together with another whose handler
 // restarts: repeat it.
 static void end_it(int sig)
@@ -91,8 +72,6 @@ static int many(int n)
 {
 	pthread_attr_t small;
 	pthread_t t;
-	pid_t pid;
-	int status = 1;
 
 	pthread_attr_init(&small);
 	pthread_attr_setstacksize(&small, 65536);
@@ -100,13 +79,7 @@ static int many(int n)
 		if (pthread_create(&t, &small, block_quietly, NULL))
 			die("pthread_create");
 	sleep(1);
-	if ((pid = vfork()) == 0) {
-		execl("/bin/true", "true", NULL);
-		_exit(1);
-	}
-	waitpid(pid, &status, 0);
-	printf("exec: %s\n", status ? "no" : "ok");
-	fflush(stdout);
+	spawn_true();
 	_exit(0);
 }
 

@@ -18,10 +18,9 @@ int main(void)
 {
 	struct uffdio_api api = {.api = UFFD_API};
 	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
-	int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC), status = 1;
+	int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 	int fd = dev < 0 ? -1 : ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC);
 	pthread_t t;
-	pid_t pid;
 
 	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	reg.range.start = (uintptr_t)page;
@@ -32,12 +31,6 @@ int main(void)
 	}
 	pthread_create(&t, NULL, stuck, NULL);
 	usleep(200000);
-	if ((pid = vfork()) == 0) {
-		execl("/bin/true", "true", NULL);
-		_exit(1);
-	}
-	waitpid(pid, &status, 0);
-	printf("exec: %s\n", status ? "no" : "ok");
-	fflush(stdout);
+	spawn_true();
 	_exit(0);
 }

@@ -47,22 +47,11 @@ static void *quick(void *unused)
 	return unused;
 }
 
-// A connect that waits for minutes: the queue of its listener is full.
+// A connect that waits for minutes.
 static void *wait_long(void *unused)
 {
-	struct sockaddr_in a = in4("127.0.0.1", 0);
-	socklen_t len = sizeof a;
-	int l = socket(AF_INET, SOCK_STREAM, 0);
+	struct sockaddr_in a = full();
 
-	if (bind(l, (void *)&a, sizeof a) || listen(l, 0) || getsockname(l, (void *)&a, &len))
-		die("listen");
-	for (int i = 0; i < 4; i++) {
-		int c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-		struct pollfd p = {c, POLLOUT, 0};
-
-		connect(c, (void *)&a, sizeof a);
-		poll(&p, 1, 100);
-	}
 	connect(socket(AF_INET, SOCK_STREAM, 0), (void *)&a, sizeof a);
 	return unused;
 }

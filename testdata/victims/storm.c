@@ -12,24 +12,6 @@
 static struct sockaddr_in closed, queue;
 static char *self, next_n[16];
 
-static struct sockaddr_in full(void)
-{
-	struct sockaddr_in a = in4("127.0.0.1", 0);
-	socklen_t len = sizeof a;
-	int l = socket(AF_INET, SOCK_STREAM, 0);
-
-	if (bind(l, (void *)&a, sizeof a) || listen(l, 0) || getsockname(l, (void *)&a, &len))
-		die("listen");
-	for (int i = 0; i < 4; i++) {
-		int c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-		struct pollfd p = {c, POLLOUT, 0};
-
-		connect(c, (void *)&a, sizeof a);
-		poll(&p, 1, 20);
-	}
-	return a;
-}
-
 static void *quick(void *unused)
 {
 	int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);

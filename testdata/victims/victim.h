@@ -105,4 +105,38 @@ static inline struct sockaddr_in6 in6(const char *addr, int port)
 	return a;
 }
 
+// A listener on loopback whose queue is full: it answers nobody any more.
+static inline struct sockaddr_in full(void)
+{
+	struct sockaddr_in a = in4("127.0.0.1", 0);
+	socklen_t len = sizeof a;
+	int l = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (bind(l, (void *)&a, sizeof a) || listen(l, 0) || getsockname(l, (void *)&a, &len))
+		die("listen");
+	for (int i = 0; i < 4; i++) {
+		int c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+		struct pollfd p = {c, POLLOUT, 0};
+
+		connect(c, (void *)&a, sizeof a);
+		poll(&p, 1, 100);
+	}
+	return a;
+}
+
+// Starts a program as a quick shell would, and tells whether it ran.
+static inline void spawn_true(void)
+{
+	int status = 1;
+	pid_t pid = vfork();
+
+	if (pid == 0) {
+		execl("/bin/true", "true", NULL);
+		_exit(1);
+	}
+	waitpid(pid, &status, 0);
+	printf("exec: %s\n", status ? "no" : "ok");
+	fflush(stdout);
+}
+
 #endif
