@@ -41,15 +41,15 @@ const initScript = `#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox ip link set lo up
 echo "nameserver 127.0.0.1" > /etc/resolv.conf
-for i in 1 2 3 4 5; do
-	/defender run --policy /policy.yaml --container sample-task -- /victim; echo "exit status $?"
+for backend in notify notify notify ptrace ptrace; do
+	/defender run --supervisor $backend --policy /policy.yaml --container sample-task -- /victim; echo "exit status $?"
 	/bin/busybox rm -rf /tmp/allowed
 done
 /bin/busybox poweroff -f
 `
 
 // TestKernels boots other kernels under software emulation and runs the same
-// few refusals on each, five times over.
+// few refusals on each, three times by a listener and twice by a tracer.
 func TestKernels(t *testing.T) {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("needs qemu-system-x86: make test-platforms installs it")
