@@ -18,7 +18,7 @@ import (
 //
 // Only the OS thread that traces may look at stops and end them, and only the
 // thread that forked the target hears of its end. Both are the first thread of
-// the process, which [Supervisor.Trace] keeps: it waits, judges and answers,
+// the process, which [Supervisor.Run] keeps: it waits, judges and answers,
 // one call after the other. What may block runs on a goroutine, and its answer
 // comes back to this thread.
 //
@@ -29,7 +29,6 @@ type tracer struct {
 	tasks   map[int]*task // those with something to remember, by thread
 	pids    pids
 	thread  int
-	begun   chan struct{} // closed when there is a thread to interrupt
 	stopped func(pid int)
 
 	mu   sync.Mutex
@@ -53,7 +52,7 @@ type task struct {
 // job control has stopped.
 func Trace(cfg Config, stopped func(pid int)) *Supervisor {
 	s := newSupervisor(cfg)
-	s.b = &tracer{s: s, tasks: make(map[int]*task), pids: make(pids), begun: make(chan struct{}), stopped: stopped}
+	s.b = &tracer{s: s, tasks: make(map[int]*task), pids: make(pids), stopped: stopped}
 	return s
 }
 
@@ -69,7 +68,6 @@ func (s *Supervisor) Run(pid int, then func(error)) {
 		return
 	}
 	b.thread = sys.Gettid()
-	close(b.begun)
 	err := sys.Seize(pid, sys.TraceAll)
 	if err != nil {
 		err = fmt.Errorf("tracing the target: %w", err)

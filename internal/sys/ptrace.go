@@ -9,12 +9,11 @@ import (
 
 // Ptrace options and events (ptrace(2)). x/sys keeps some of them to itself.
 const (
-	TraceExec    = unix.PTRACE_O_TRACEEXEC
-	TraceSeccomp = unix.PTRACE_O_TRACESECCOMP
+	TraceExec = unix.PTRACE_O_TRACEEXEC
 	// TraceAll follows every thread and child, tells stops by calls from
 	// signals, and kills all tracees when their tracer dies.
 	TraceAll = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK |
-		unix.PTRACE_O_TRACECLONE | TraceExec | unix.PTRACE_O_TRACEEXIT | TraceSeccomp | unix.PTRACE_O_EXITKILL
+		unix.PTRACE_O_TRACECLONE | TraceExec | unix.PTRACE_O_TRACEEXIT | unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_EXITKILL
 
 	EventExec    = unix.PTRACE_EVENT_EXEC
 	EventExit    = unix.PTRACE_EVENT_EXIT
