@@ -102,6 +102,9 @@ type Source struct {
 	Hostname  string // the machine's; an AppID takes its place
 	Version   string // the Defender's
 	DryRun    bool   // nothing is refused
+	// KeepSecrets leaves passwords and the like in command lines, URLs and
+	// names, which package scrub takes away otherwise.
+	KeepSecrets bool
 }
 
 // Outcome is what happened to an event after its verdict.
@@ -115,6 +118,11 @@ type Outcome struct {
 // New returns the record of one event. It does not keep its arguments.
 func New(src *Source, ev *policy.Event, v policy.Verdict, out Outcome) Record {
 	r := src.record(out.Time)
+	if !src.KeepSecrets {
+		var e policy.Event
+		e, v = withoutSecrets(ev, v)
+		ev = &e
+	}
 	r.Type = typeOf(ev)
 	r.AttackType = string(v.Detection)
 	r.Effect = v.Effect.String()

@@ -35,6 +35,7 @@ type Config struct {
 	// about them. It is fixed at the start; without it they cost nothing.
 	FileMonitoring bool
 	DryRun         bool // refuse nothing, tell what would be refused
+	KeepSecrets    bool // leave passwords and the like in what is recorded
 }
 
 // ResolvConf says whether /etc/resolv.conf may be rewritten.

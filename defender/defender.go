@@ -90,6 +90,7 @@ func New(cfg Config) (*Defender, error) {
 	d.src = audit.Source{
 		Instance: rand.Text()[:16], AppID: cfg.Workload.AppID, Container: cfg.Workload.Container,
 		Image: cfg.Workload.Image, Hostname: host, Version: cfg.Version, DryRun: cfg.DryRun,
+		KeepSecrets: cfg.KeepSecrets,
 	}
 	d.queue = audit.NewQueue(audit.Config{Source: &d.src, Trouble: func(err error) {
 		fmt.Fprintf(os.Stderr, "defender: writing audits: %v\n", err)
@@ -138,6 +139,11 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 		}
 	}()
 
+	if d.cfg.KeepSecrets {
+		const loud = "passwords, tokens and keys in command lines are recorded as they are (--keep-secrets)"
+		fmt.Fprintln(os.Stderr, "defender: "+loud)
+		d.notice(loud)
+	}
 	err = d.chooseBackend()
 	if line != nil {
 		// With the levels known, for the heartbeat, and before resolv.conf

@@ -95,6 +95,7 @@ func (a *app) run() *cli.Command {
 			&cli.BoolFlag{Name: "file-monitoring", EnvVars: env("FILE_MONITORING"), Usage: "stop calls that change files, for the section files of a rule; each costs a few microseconds"},
 			&cli.StringFlag{Name: "resolv-conf", EnvVars: env("RESOLV_CONF"), Value: "auto", Usage: "auto rewrites /etc/resolv.conf in a container; `rewrite` always, leave never"},
 			&cli.StringSliceFlag{Name: "upstream", EnvVars: env("UPSTREAM"), Usage: "name `SERVER` to ask in place of resolv.conf's: 10.0.0.2, tls://1.1.1.1#cloudflare-dns.com, https://HOST/PATH; /corp.internal/10.0.0.2 for these names alone. May be repeated"},
+			&cli.BoolFlag{Name: "keep-secrets", EnvVars: env("KEEP_SECRETS"), Usage: "leave passwords, tokens and keys in the command lines, URLs and names that are recorded; without it they read REDACTED"},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: env("DRY_RUN"), Usage: "refuse nothing; tell what would be refused, and sum up at the end"},
 		},
 		Action: a.runTarget,
@@ -144,6 +145,8 @@ func config(c *cli.Context) (defender.Config, error) {
 		KeepPtrace: c.Bool("keep-ptrace"),
 		ResolvConf: defender.ResolvConf(c.String("resolv-conf")),
 		DryRun:     c.Bool("dry-run"),
+
+		KeepSecrets: c.Bool("keep-secrets"),
 
 		FileMonitoring: c.Bool("file-monitoring"),
 	}
