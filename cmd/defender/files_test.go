@@ -115,7 +115,7 @@ func TestFilesLeftAlone(t *testing.T) {
 	t.Parallel()
 	for _, way := range []string{
 		"read", "path", "missing", "missing-folder", "exists", "mkdir-exists", "folder", "below-file", "unlink-missing", "bad-address",
-		"empty", "loop", "nofollow", "null", "stdout", "pipe", "tmpfile", "memfd", "deleted", "mine", "proc",
+		"empty", "loop", "nofollow", "null", "stdout", "pipe", "substitution", "tmpfile", "memfd", "deleted", "mine", "proc",
 	} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()

@@ -80,8 +80,8 @@ func lookupFrom(root, base, tid int, pid func() int, name string) (*file, error)
 			Resolve: scope | unix.RESOLVE_NO_MAGICLINKS,
 		})
 	}
-	if errors.Is(err, unix.ENOENT) && !ourNumbers(tid) {
-		err = unix.ELOOP // perhaps a /proc in which we do not exist
+	if errors.Is(err, unix.ENOENT) && (!ourNumbers(tid) || throughProc(base, scope, name)) {
+		err = unix.ELOOP // not in our part of /proc, or not in one in which we exist
 	}
 	// ELOOP is a magic link or a real loop, ENOSYS a kernel before 5.6 or a
 	// container profile that does not know the call.
@@ -91,7 +91,38 @@ func lookupFrom(root, base, tid int, pid func() int, name string) (*file, error)
 	if err != nil {
 		return nil, err
 	}
-	return newFile(fd, root)
+	f, err := newFile(fd, root)
+	if err == nil && f.stat.Dev == procDev && f.stat.Mode&unix.S_IFMT != unix.S_IFLNK {
+		f.close()
+		if fd, err = walk(root, base, tid, pid, name); err == nil { // it may be behind a "self" that is us
+			f, err = newFile(fd, root)
+		}
+	}
+	return f, err
+}
+
+// throughProc reports whether the look-up of a name that does not exist may
+// have gone by a "self" of procfs, which for the kernel's look-up is us: only
+// then does walk find what we did not. Most of those names are the tries of
+// a shell along PATH, which end in a folder elsewhere.
+func throughProc(base int, scope uint64, name string) bool {
+	dir, last := path.Split(strings.TrimRight(name, "/"))
+	if dir == "" {
+		dir = "."
+	}
+	fd, err := unix.Openat2(base, dir, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: scope | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return true
+	}
+	defer unix.Close(fd)
+	if onProc(fd) {
+		return true
+	}
+	_, err = unix.Readlinkat(fd, last, make([]byte, 1))
+	return err == nil // a link that leads to nothing: who knows by which way
 }
 
 // lookupFD is lookup for an open descriptor of the target.
@@ -201,6 +232,9 @@ func mountOf(fd int) mount {
 	}
 	return mount{id{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}, st.Mnt_id}
 }
+
+// procDev is the device of our procfs.
+var procDev = statID("/proc").dev
 
 func statID(name string) id {
 	var st unix.Stat_t
@@ -345,7 +379,7 @@ func onProc(fd int) bool {
 // ourProc reports whether a directory lies in the procfs that we see.
 func ourProc(fd int) bool {
 	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && st.Dev == statID("/proc").dev
+	return unix.Fstat(fd, &st) == nil && st.Dev == procDev
 }
 
 func readlinkat(fd int) (string, error) {

@@ -192,7 +192,13 @@ int main(int argc, char **argv)
 		by_fd("/proc/self/fd", copy_to_memfd());
 	else if (is(way, "proc-fd"))
 		by_fd("/proc/self/fd", open(path, O_PATH | O_CLOEXEC));
-	else if (is(way, "dev-fd"))
+	else if (is(way, "proc-fd-high")) // a number that the supervisor has not
+		by_fd("/proc/self/fd", dup2(open(path, O_PATH | O_CLOEXEC), 900));
+	else if (is(way, "proc-task-fd")) {
+		char dir[64];
+		snprintf(dir, sizeof dir, "/proc/self/task/%d/fd", getpid());
+		by_fd(dir, dup2(open(path, O_PATH | O_CLOEXEC), 900));
+	} else if (is(way, "dev-fd"))
 		by_fd("/dev/fd", open(path, O_PATH | O_CLOEXEC));
 	else if (is(way, "thread-self-fd"))
 		by_fd("/proc/thread-self/fd", open(path, O_PATH | O_CLOEXEC));

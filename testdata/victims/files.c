@@ -288,6 +288,13 @@ static long attempt(const char *way)
 			die("pipe");
 		return open(via("/proc/self/fd/%d", fds[1]), O_WRONLY);
 	}
+	if (is(way, "substitution")) { // as bash's >(command)
+		int fds[2];
+
+		if (pipe(fds) < 0)
+			die("pipe");
+		return open(via("/dev/fd/%d", dup2(fds[1], 963)), O_WRONLY);
+	}
 	if (is(way, "tmpfile"))
 		return open("/tmp", O_TMPFILE | O_RDWR, 0600);
 	if (is(way, "memfd")) {
