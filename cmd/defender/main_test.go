@@ -137,7 +137,15 @@ func needNotify(t *testing.T, what string) {
 }
 
 // hangAfter ends what would hang for ever. It is no limit on speed.
-const hangAfter = 60 * time.Second
+var hangAfter = 60*time.Second + raceTime
+
+// raceTime is how long each race is run: a minute with TEST_RACE_TIME=1m.
+var raceTime = func() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("TEST_RACE_TIME")); err == nil {
+		return d
+	}
+	return 2 * time.Second
+}()
 
 type result struct {
 	out, err string

@@ -8,7 +8,25 @@
 //	threads  as shared, and four threads of the process exec at once
 //	symlink  the path is a link that is renamed, PATH and PATH with BYTE
 //	content  the path is a file that is overwritten, PATH and PATH with BYTE
+//
+// In these, two folders "a" and "d" of the working directory hold a copy of
+// PATH and of PATH with BYTE, each by the name "p":
+//
+//	dirfd     p below a descriptor, exchanged between the folders (CLONE_FILES)
+//	fd        a descriptor of the file itself, AT_EMPTY_PATH
+//	proc-fd   the same by /proc/self/fd
+//	chdir     p from the working directory, changed by another (CLONE_FS)
+//	chroot    the same with the root
+//	exchange  the folders exchange their names
+//	argv      PATH is a multi-call binary, whose function changes between
+//	          "true" and "mkdir"
 #include "victim.h"
+
+#include <linux/fs.h>
+
+#ifndef RENAME_EXCHANGE
+#define RENAME_EXCHANGE 2
+#endif
 
 static volatile char *path;
 static char **argv_;
@@ -69,23 +87,80 @@ static void overwrite(const char *file, const char *first, const char *second)
 	_exit(0);
 }
 
+enum { SLOT = 99 }; // the descriptor that is exchanged
+
+static const char *how;
+static char *args[] = {"program", NULL, NULL, NULL};
+static int folder[2], file[2];
+
 static int become(void *unused)
 {
 	(void)unused;
-	execve((const char *)path, (char *[]){"program", NULL}, environ);
+	if (is(how, "dirfd"))
+		syscall(SYS_execveat, SLOT, "p", args, environ, 0);
+	else if (is(how, "fd"))
+		syscall(SYS_execveat, SLOT, "", args, environ, AT_EMPTY_PATH);
+	else
+		execve((const char *)path, args, environ);
 	_exit(errno == EACCES ? 100 : 101);
+}
+
+// Makes what one name leads to the allowed program, or the denied one.
+static void turn(int i)
+{
+	if (is(how, "dirfd"))
+		dup2(folder[i], SLOT);
+	else if (strstr(how, "fd"))
+		dup2(file[i], SLOT);
+	else if (is(how, "exchange"))
+		syscall(SYS_renameat2, AT_FDCWD, "a", AT_FDCWD, "d", RENAME_EXCHANGE);
+	else if (is(how, "argv"))
+		*(char *volatile *)&args[1] = i ? "mkdir" : "true";
+	else if (fchdir(folder[i]) == 0 && is(how, "chroot") && chroot("."))
+		die("chroot");
+}
+
+static void *turning(void *unused)
+{
+	for (int i = 0; !*stop; i++) {
+		turn(i & 1);
+		for (volatile int k = 0; k < (i & 63) * 8; k++)
+			;
+	}
+	return unused;
+}
+
+static void copy(const char *from, const char *dir, int i)
+{
+	size_t size;
+	char to[64], *data = whole(from, &size);
+	int out;
+
+	mkdir(dir, 0755);
+	folder[i] = open(dir, O_PATH | O_CLOEXEC);
+	snprintf(to, sizeof to, "%s/%s", dir, i ? "prog-d" : "prog-a");
+	out = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0755);
+	if (out < 0 || write(out, data, size) != (ssize_t)size)
+		die(to);
+	close(out);
+	file[i] = open(to, O_PATH | O_CLOEXEC);
+	snprintf(to, sizeof to, "%s/p", dir);
+	unlink(to);
+	if (symlink(i ? "prog-d" : "prog-a", to))
+		die(to);
+	free(data);
 }
 
 static void *also(void *unused)
 {
 	for (;;)
-		execve((const char *)path, (char *[]){"program", NULL}, environ);
+		execve((const char *)path, args, environ);
 	return unused;
 }
 
 int main(int argc, char **argv)
 {
-	int ran = 0, refused = 0, killed = 0, other = 0, status;
+	int ran = 0, refused = 0, killed = 0, other = 0, status, share = 0;
 	char *stack = malloc(1 << 16), linkname[64];
 	double end;
 	pid_t pid, rewriter = 0;
@@ -94,6 +169,7 @@ int main(int argc, char **argv)
 	if (argc < 6)
 		die("execrace HOW SECONDS PATH OFFSET BYTE");
 	argv_ = argv;
+	how = argv[1];
 	path = shared(PATH_MAX);
 	stop = shared(sizeof *stop);
 	strcpy((char *)path, argv[3]);
@@ -101,7 +177,7 @@ int main(int argc, char **argv)
 	a = path[offset];
 	b = argv[5][0];
 	end = now() + atof(argv[2]);
-	if (is(argv[1], "symlink")) {
+	if (is(how, "symlink")) {
 		char new[80], other_path[PATH_MAX];
 
 		snprintf(linkname, sizeof linkname, "/tmp/victim-race-%d", getpid());
@@ -115,7 +191,7 @@ int main(int argc, char **argv)
 			for (int i = 0; !*stop; i++)
 				if (symlink(i & 1 ? argv[3] : other_path, new) == 0)
 					rename(new, linkname);
-	} else if (is(argv[1], "content")) {
+	} else if (is(how, "content")) {
 		char other_path[PATH_MAX];
 		size_t size;
 		char *data = whole(argv[3], &size);
@@ -131,16 +207,34 @@ int main(int argc, char **argv)
 		strcpy((char *)path, linkname);
 		if ((rewriter = fork()) == 0)
 			overwrite(linkname, argv[3], other_path);
-	} else {
+	} else if (is(how, "argv")) {
+		args[0] = "busybox";
+		args[2] = "made";
+		share = CLONE_VM;
+		pthread_create(&t, NULL, turning, NULL);
+	} else if (is(how, "shared") || is(how, "vm") || is(how, "traced") || is(how, "threads")) {
 		pthread_create(&t, NULL, rewrite, NULL);
+	} else {
+		char other_path[PATH_MAX];
+
+		strcpy(other_path, argv[3]);
+		other_path[offset] = b;
+		copy(argv[3], "a", 0);
+		copy(other_path, "d", 1);
+		share = strstr(how, "fd") ? CLONE_FILES : is(how, "exchange") ? 0 : CLONE_FS;
+		strcpy((char *)path, is(how, "proc-fd") ? "/proc/self/fd/99" : is(how, "exchange") ? "a/p" : is(how, "chroot") ? "/p" : "p");
+		if (is(how, "chroot"))
+			unsetenv("MARK"); // it is elsewhere: the program says its name
+		turn(0);
+		pthread_create(&t, NULL, turning, NULL);
 	}
 	while (now() < end) {
-		if (is(argv[1], "vm"))
-			pid = clone(become, stack + (1 << 16), CLONE_VM | SIGCHLD, NULL);
+		if (is(how, "vm") || share)
+			pid = clone(become, stack + (1 << 16), (share ? share : CLONE_VM) | SIGCHLD, NULL);
 		else if ((pid = fork()) == 0) {
-			if (is(argv[1], "traced") && ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
+			if (is(how, "traced") && ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
 				die("traceme");
-			for (int i = 0; is(argv[1], "threads") && i < 3; i++)
+			for (int i = 0; is(how, "threads") && i < 3; i++)
 				pthread_create(&t, NULL, also, NULL);
 			become(NULL);
 		}
