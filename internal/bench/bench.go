@@ -35,10 +35,16 @@ rules:
       effect: prevent
       outbound: {deny: [169.254.169.254, 10.0.0.0/8], denyPorts: [25, 6660-6669]}
       listen: {denyPorts: [23, 2323]}
+    files: {effect: prevent, deny: [/etc/shadow, "/usr/bin/*", authorized_keys, "*.pem"]}
 `
 
-// straceCalls is what our filter asks about.
-const straceCalls = "trace=execve,execveat,connect,bind,listen,sendto,sendmsg,sendmmsg"
+// straceCalls is what our filter asks about, straceFiles what it asks with
+// --file-monitoring.
+const (
+	straceCalls = "trace=execve,execveat,connect,bind,listen,sendto,sendmsg,sendmmsg"
+	straceFiles = straceCalls + ",open,openat,openat2,creat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,symlink,symlinkat," +
+		"truncate,chmod,fchmodat,chown,fchownat,mkdir,mkdirat,rmdir,mknod,mknodat"
+)
 
 // bench is one run of this program.
 type bench struct {
@@ -46,6 +52,7 @@ type bench struct {
 	quick bool
 	dir   string // temporary; programs, their data, the policy
 	cpus  string // list for taskset, "" for all
+	files bool   // changes of files are monitored
 
 	keep map[int]bool // children of ours that sweep must spare
 	mu   sync.Mutex   // progress
@@ -141,9 +148,14 @@ func (b *bench) variant(name string) (variant, error) {
 	v := variant{name: name}
 	switch name {
 	case "notify", "ptrace":
-		v.wrap = []string{b.path("defender"), "run", "--supervisor", name, "--policy", b.path("policy.yaml"), "--audit-log", "none", "--"}
+		v.wrap = b.defend(name)
+	case "judged": // nobody may trace: an exec is judged and not verified
+		v.wrap = append([]string{b.path("floor"), "untraced"}, b.defend("notify")...)
 	case "strace":
 		v.wrap = []string{"strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", straceCalls}
+		if b.files {
+			v.wrap[len(v.wrap)-1] = straceFiles
+		}
 	case "filter":
 		v.wrap = []string{b.path("floor"), "continue"}
 	case "floor":
@@ -164,6 +176,14 @@ func (b *bench) variant(name string) (variant, error) {
 		}
 	}
 	return v, nil
+}
+
+func (b *bench) defend(supervisor string) []string {
+	argv := []string{b.path("defender"), "run", "--supervisor", supervisor, "--policy", b.path("policy.yaml"), "--audit-log", "none"}
+	if b.files {
+		argv = append(argv, "--file-monitoring")
+	}
+	return append(argv, "--")
 }
 
 // buildRunsc fetches and builds gVisor in a module of its own, once: ours

@@ -104,11 +104,11 @@ func (rep *report) groups() []group {
 }
 
 // columns is the order in which variants stand beside each other.
-var columns = []string{"bare", "filter", "floor", "defender", "notify", "ptrace", "strace", "runsc", "tini", "dumb-init", "dnsmasq", "unbound"}
+var columns = []string{"bare", "filter", "floor", "defender", "judged", "notify", "ptrace", "strace", "runsc", "tini", "dumb-init", "dnsmasq", "unbound"}
 
 // File is the name of the group's drawing.
 func (g group) File() string {
-	return "performance-" + strings.ReplaceAll(strings.ToLower(g.Name), " ", "-") + ".svg"
+	return "performance-" + strings.ReplaceAll(strings.ToLower(strings.ReplaceAll(g.Name, ",", "")), " ", "-") + ".svg"
 }
 
 // Table is the group as Markdown.
@@ -195,7 +195,7 @@ func (k check) Figure() string { return figure(k.Value) }
 // colours tell the variants apart, also for those who see few colours
 // (Okabe and Ito).
 var colours = map[string]string{
-	"bare": "#999999", "filter": "#bbbbbb", "floor": "#f0e442", "defender": "#0072b2", "notify": "#0072b2", "ptrace": "#56b4e9", "strace": "#d55e00",
+	"bare": "#999999", "filter": "#bbbbbb", "floor": "#f0e442", "defender": "#0072b2", "notify": "#0072b2", "judged": "#003f5c", "ptrace": "#56b4e9", "strace": "#d55e00",
 	"runsc": "#cc79a7", "tini": "#009e73", "dumb-init": "#e69f00", "dnsmasq": "#009e73", "unbound": "#e69f00",
 }
 

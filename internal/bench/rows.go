@@ -6,6 +6,7 @@ import "slices"
 const (
 	groupCalls    = "Calls"
 	groupThreads  = "Calls by threads"
+	groupFiles    = "Changes of files, monitored"
 	groupCost     = "The Defender itself"
 	groupPrograms = "Programs"
 	groupServers  = "Servers"
@@ -16,7 +17,7 @@ const (
 
 func groupNamesInOrder() []string {
 	return []string{
-		groupCalls, groupThreads, groupCost, groupPrograms, groupServers, groupSmall, groupNames, groupJudge,
+		groupCalls, groupThreads, groupFiles, groupCost, groupPrograms, groupServers, groupSmall, groupNames, groupJudge,
 	}
 }
 

@@ -5,6 +5,8 @@
  *     floor perform PROGRAM [ARG...]     reads its address, asks whether it is
  *                                        still pending, and makes it on a
  *                                        duplicate of the socket
+ *     floor untraced PROGRAM [ARG...]    supervises nothing: ptrace is refused,
+ *                                        as on some platforms
  *
  * One thread, no decision, no record: what remains is the kernel's price,
  * against which ours is held.
@@ -102,6 +104,23 @@ static void supervise(int listener, int performs)
 	}
 }
 
+static int untraced(char **argv)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ptrace, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = {sizeof code / sizeof *code, code};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog))
+		die("seccomp");
+	execvp(argv[0], argv);
+	die(argv[0]);
+	return 1;
+}
+
 int main(int argc, char **argv)
 {
 	struct sock_filter code[] = {
@@ -116,6 +135,8 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		return 2;
+	if (!strcmp(argv[1], "untraced"))
+		return untraced(argv + 2);
 	if (pipe2(ready, O_CLOEXEC))
 		die("pipe2");
 	/* The child shares our descriptors until it executes, so that the listener needs no passing on. */

@@ -23,7 +23,9 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -85,12 +87,25 @@ static void listener(void)
 }
 
 static void receiver(void) { loopback(SOCK_DGRAM, 0); }
+
+static struct sockaddr_un door = {.sun_family = AF_UNIX}; /* abstract */
+
+static void mailbox(void)
+{
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	snprintf(door.sun_path + 1, sizeof door.sun_path - 1, "micro-%d", getpid());
+	if (fd < 0 || bind(fd, (struct sockaddr *)&door, sizeof door))
+		die("bind");
+}
+
 static void nothing(void) {}
 
 /* Each call gets a descriptor of its thread's own, made by its open. */
 static int none(void) { return -1; }
 static int zero(void) { return open("/dev/zero", O_RDONLY | O_CLOEXEC); }
 static int datagram(void) { return socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0); }
+static int letter(void) { return socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0); }
 
 static void do_getpid(int fd) { (void)fd; syscall(SYS_getppid); }
 
@@ -185,6 +200,97 @@ static void do_sendto(int fd)
 		die("sendto");
 }
 
+static void do_sendmsg(int fd)
+{
+	struct iovec text = {"datagram", 8};
+	struct msghdr m = {.msg_name = &peer, .msg_namelen = sizeof peer, .msg_iov = &text, .msg_iovlen = 1};
+
+	if (sendmsg(fd, &m, 0) != 8)
+		die("sendmsg");
+}
+
+/* Eight messages, each with an address of its own. */
+static void do_sendmmsg(int fd)
+{
+	struct iovec text = {"datagram", 8};
+	struct mmsghdr m[8];
+
+	for (int i = 0; i < 8; i++)
+		m[i].msg_hdr = (struct msghdr){.msg_name = &peer, .msg_namelen = sizeof peer, .msg_iov = &text, .msg_iovlen = 1};
+	if (sendmmsg(fd, m, 8, 0) != 8)
+		die("sendmmsg");
+}
+
+static void do_unix(int fd)
+{
+	if (connect(fd, (struct sockaddr *)&door, sizeof door))
+		die("connect");
+}
+
+static void do_kill(int fd)
+{
+	(void)fd;
+	if (kill(getpid(), 0))
+		die("kill");
+}
+
+/* A file of the thread's own, in the working directory. */
+static __thread char name[64], other[80];
+
+static int file(void)
+{
+	int fd;
+
+	snprintf(name, sizeof name, "micro-%ld", syscall(SYS_gettid));
+	snprintf(other, sizeof other, "%s.other", name);
+	if ((fd = open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600)) < 0)
+		die(name);
+	close(fd);
+	return -1;
+}
+
+static void do_write_open(int fd)
+{
+	if ((fd = open(name, O_WRONLY | O_CLOEXEC)) < 0)
+		die("open");
+	close(fd);
+}
+
+static void do_rename(int fd)
+{
+	(void)fd;
+	if (rename(name, other) || rename(other, name))
+		die("rename");
+}
+
+static void do_link(int fd)
+{
+	(void)fd;
+	if (link(name, other) || unlink(other))
+		die("link");
+}
+
+static void do_mkdir(int fd)
+{
+	(void)fd;
+	if (mkdir(other, 0700) || rmdir(other))
+		die("mkdir");
+}
+
+static void do_chmod(int fd)
+{
+	(void)fd;
+	if (chmod(name, 0600))
+		die("chmod");
+}
+
+static void do_truncate(int fd)
+{
+	(void)fd;
+	if (truncate(name, 0))
+		die("truncate");
+}
+
 static void do_listen(int fd)
 {
 	struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -212,7 +318,17 @@ static const struct call {
 	{"connect", listener, none, do_connect},
 	{"associate", receiver, datagram, do_associate},
 	{"sendto", receiver, datagram, do_sendto},
+	{"sendmsg", receiver, datagram, do_sendmsg},
+	{"sendmmsg", receiver, datagram, do_sendmmsg},
+	{"unix", mailbox, letter, do_unix},
 	{"listen", nothing, none, do_listen},
+	{"kill", nothing, none, do_kill},
+	{"write-open", nothing, file, do_write_open},
+	{"rename", nothing, file, do_rename},
+	{"link", nothing, file, do_link},
+	{"mkdir", nothing, file, do_mkdir},
+	{"chmod", nothing, file, do_chmod},
+	{"truncate", nothing, file, do_truncate},
 };
 
 static const struct call *call;
@@ -236,6 +352,8 @@ static void *run(void *arg)
 		at[i] = after - before;
 		before = after;
 	}
+	if (*name)
+		unlink(name);
 	return NULL;
 }
 
