@@ -23,7 +23,6 @@ const atExecveCheck = 0x10000
 // must be answered, not continued: another thread could have changed the path
 // to one that does.
 func (s *Supervisor) exec(c *Call) {
-	c.slow()
 	c.Op, c.Name = Exec, "execve"
 	pathAt, dirfd, flags := c.arg(0), unix.AT_FDCWD, 0
 	c.argvAt = c.arg(1)
@@ -41,7 +40,17 @@ func (s *Supervisor) exec(c *Call) {
 		c.unknown(c.Unknown)
 		return
 	}
-	err := c.describeExec(pathAt, dirfd, flags)
+	var f *file
+	var typed string
+	err := s.pace.look(c, func() (err error) {
+		f, typed, err = c.findProgram(pathAt, dirfd, flags)
+		return err
+	})
+	if err == nil {
+		c.slow() // its file is read, and its start waited for
+		c.Program, err = c.program(f, typed)
+		f.close()
+	}
 	if err != nil {
 		// A target that has left is no failure to read it.
 		if gone := c.pending(); gone != nil {
@@ -62,29 +71,29 @@ func (s *Supervisor) exec(c *Call) {
 	}
 }
 
-// describeExec reads the path and resolves it. The file is not kept open: the
+// findProgram reads the path and resolves it; typed is the name that counts
+// for rules. The file is not kept open for longer than it is read: the
 // exec stop compares device and inode, and the inode cannot be reused while
 // the target executes it.
-func (c *Call) describeExec(pathAt uint64, dirfd, flags int) error {
+func (c *Call) findProgram(pathAt uint64, dirfd, flags int) (f *file, typed string, err error) {
 	name, err := readString(c.TID, pathAt, unix.PathMax)
 	if err != nil && !errors.Is(err, unix.ENAMETOOLONG) {
 		if errors.Is(err, unix.EFAULT) {
-			return unix.EFAULT // the kernel could not read it either
+			return nil, "", unix.EFAULT // the kernel could not read it either
 		}
-		return errUnreadable(err)
+		return nil, "", errUnreadable(err)
 	}
 	if perr := c.pending(); perr != nil {
-		return perr
+		return nil, "", perr
 	}
 	if err != nil {
-		return unix.ENAMETOOLONG
+		return nil, "", unix.ENAMETOOLONG
 	}
-	var f *file
 	c.typed = name
 	switch {
 	case name == "" && flags&unix.AT_EMPTY_PATH != 0:
 		if dirfd == unix.AT_FDCWD {
-			return unix.EACCES // the working directory
+			return nil, "", unix.EACCES // the working directory
 		}
 		c.typed = fmt.Sprintf("/dev/fd/%d", dirfd)
 		f, err = lookupFD(c.TID, dirfd)
@@ -95,20 +104,18 @@ func (c *Call) describeExec(pathAt uint64, dirfd, flags int) error {
 		f, err = lookup(c.TID, c.PID, dirfd, name)
 	}
 	if err != nil {
-		return err
+		return nil, "", err
 	}
-	defer f.close()
 	if flags&unix.AT_SYMLINK_NOFOLLOW != 0 && name != "" {
 		// execveat(2): ELOOP if the last component is a link. The kernel will
 		// say so by itself; the resolved file is judged all the same.
 		c.typed = name
 	}
-	typed := f.path
+	typed = f.path
 	if name != "" {
 		typed = absolute(c.TID, dirfd, name)
 	}
-	c.Program, err = c.program(f, typed)
-	return err
+	return f, typed, nil
 }
 
 func (s *Supervisor) exited(pid int, status unix.WaitStatus) {

@@ -120,8 +120,7 @@ func (s *Supervisor) change(c *Call, ch change) {
 		c.unknown(c.Unknown)
 		return
 	}
-	c.slow()
-	err := ch.describe(c)
+	err := s.pace.look(c, func() error { return ch.describe(c) })
 	if gone := c.pending(); gone != nil {
 		c.replied = true
 		return
@@ -131,6 +130,7 @@ func (s *Supervisor) change(c *Call, ch change) {
 	switch {
 	case err == nil:
 		if s.cfg.WatchFileTypes != nil && s.cfg.WatchFileTypes() {
+			c.slow()
 			c.File.look()
 			if c.File.Replaced != nil {
 				c.File.Replaced.look()

@@ -29,6 +29,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -139,6 +140,7 @@ type Supervisor struct {
 	b      backend
 	closed atomic.Bool
 	watch  watch
+	pace   pace
 
 	natures natures
 	raw4    int // raw socket for answers under another name; -1 without CAP_NET_RAW
@@ -344,6 +346,31 @@ func (c *Call) answer(a answer) error {
 // slow says that what comes may block, on a disk or on the target: other calls
 // shall not wait for it.
 func (c *Call) slow() { c.lead.pass() }
+
+// pace tells whether looking names up is quick. Where it is, passing the lead
+// first costs more than the look-up; where it is not, as on a network's file
+// system, other calls shall not wait for it.
+type pace struct{ slowUntil atomic.Int64 } // since begin
+
+const (
+	slowLookup = time.Millisecond
+	slowFor    = time.Second // that a slow look-up is remembered
+)
+
+var begin = time.Now()
+
+// look looks a name up for a call.
+func (p *pace) look(c *Call, up func() error) error {
+	start := time.Since(begin)
+	if start < time.Duration(p.slowUntil.Load()) {
+		c.slow()
+	}
+	err := up()
+	if now := time.Since(begin); now-start > slowLookup {
+		p.slowUntil.Store(int64(now + slowFor))
+	}
+	return err
+}
 
 // unknown hands a call to the handler whose arguments we could not read.
 func (c *Call) unknown(err error) {

@@ -43,8 +43,7 @@ func (s *Supervisor) unixCall(c *Call, name []byte) {
 		_ = c.proceed()
 		return
 	}
-	c.slow()
-	err := c.unixPath(name[2:])
+	err := s.pace.look(c, func() error { return c.unixPath(name[2:]) })
 	var errno syscall.Errno
 	var ours unreadable
 	switch {
