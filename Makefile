@@ -57,7 +57,7 @@ test-platforms: build ## containers, other kernels and a browser (as root)
 
 # Servers are installed, not started: the benchmark starts its own. RUNLEVEL says so to Debian.
 .PHONY: bench
-bench: build ## what protection costs, beside its peers; writes docs/performance.md (an hour, a quiet machine)
+bench: build ## what protection costs, beside its peers; writes docs/performance.md (half an hour, a quiet machine)
 	@RUNLEVEL=1 scripts/packages $(BENCH_PACKAGES)
 	go run ./internal/bench -defender bin/defender -json docs/performance.json -plots docs
 	go run ./internal/bench/dns

@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"appdefender/console/store"
+	"appdefender/policy"
 	"appdefender/wire"
 )
 
@@ -89,4 +91,79 @@ func BenchmarkAudits(b *testing.B) {
 	}
 	wg.Wait()
 	b.ReportMetric(float64(each*senders*size)/b.Elapsed().Seconds(), "audits/s")
+}
+
+// BenchmarkSpread is a change of the policy that a thousand Defenders wait
+// for; it tells how long the last of them had to.
+func BenchmarkSpread(b *testing.B) {
+	ctx := b.Context()
+	st, err := store.Open(ctx, store.Config{Path: filepath.Join(b.TempDir(), "console.db")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer st.Close()
+	srv, err := New(ctx, Config{Store: st})
+	if err != nil {
+		b.Fatal(err)
+	}
+	// A request counts as waiting when it has come and nothing has been said.
+	var waiting atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		waiting.Add(1)
+		srv.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	const defenders = 1000
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: defenders}}
+	defer client.CloseIdleConnections()
+	token, err := st.AddToken(ctx, "test", store.Token{Name: "t"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var all [defenders]struct{ instance, credential string }
+	for i := range all {
+		if all[i].instance, all[i].credential, err = st.Enrol(ctx, token, wire.Identity{AppID: fmt.Sprint(i)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	generation := srv.newest().Generation
+	alert := policy.Alert
+	var worst time.Duration
+	b.ResetTimer()
+	for b.Loop() {
+		b.StopTimer()
+		waiting.Store(0)
+		var done sync.WaitGroup
+		for i := range all {
+			done.Go(func() {
+				url := fmt.Sprintf("%s%s/%s/policy?generation=%d&wait=55", server.URL, wire.Path, all[i].instance, generation)
+				r, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
+				r.Header.Set("Authorization", "Bearer "+all[i].credential)
+				resp, err := client.Do(r)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				defer resp.Body.Close()
+				var p wire.SignedPolicy
+				if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || p.Generation != generation+1 {
+					b.Errorf("Defender %d: %d, generation %d, %v", i, resp.StatusCode, p.Generation, err)
+				}
+			})
+		}
+		for waiting.Load() < defenders {
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(200 * time.Millisecond)
+		b.StartTimer()
+		start := time.Now()
+		rule := policy.Rule{Name: fmt.Sprintf("rule %d", generation), DNS: &policy.DNSSection{Effect: &alert}}
+		if _, err := srv.AddRule(ctx, "bench", generation, 0, rule); err != nil {
+			b.Fatal(err)
+		}
+		done.Wait()
+		worst = max(worst, time.Since(start))
+		generation++
+	}
+	b.ReportMetric(worst.Seconds(), "s/spread")
 }

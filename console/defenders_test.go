@@ -194,9 +194,6 @@ func TestManyWait(t *testing.T) {
 	done.Wait()
 	last := slices.MaxFunc(arrived, time.Time.Compare)
 	t.Logf("the last of %d had it after %v", n, last.Sub(changed))
-	if last.Sub(changed) > 10*time.Second {
-		t.Error("that took too long")
-	}
 }
 
 func TestBatches(t *testing.T) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -86,4 +88,74 @@ func BenchmarkAddAudits(b *testing.B) {
 	}
 	wg.Wait()
 	b.ReportMetric(float64(each*senders*size)/b.Elapsed().Seconds(), "audits/s")
+}
+
+// BenchmarkPages is what the page of audits asks a full database, whose number
+// of audits STORE_AUDITS tells; the slowest of its pages counts.
+func BenchmarkPages(b *testing.B) {
+	n := 100_000
+	if text := os.Getenv("STORE_AUDITS"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil {
+			b.Fatalf("STORE_AUDITS: %v", err)
+		}
+	}
+	ctx := b.Context()
+	s, err := Open(ctx, Config{Path: filepath.Join(b.TempDir(), "console.db")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	const senders, size = 20, 500
+	instances := enrolled(b, s, senders)
+	start := time.Now().Add(-24 * time.Hour)
+	var wg sync.WaitGroup
+	for i := range senders {
+		wg.Go(func() {
+			batch := make([]json.RawMessage, size)
+			for first := 0; first < n/senders; first += size {
+				for j := range batch {
+					batch[j] = record(i, first+j, start.Add(time.Duration(first+j)*24*time.Hour/time.Duration(n/senders+size)))
+				}
+				if _, _, err := s.AddAudits(ctx, instances[i], uint64(first+1), batch); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	app := fmt.Sprintf("sample-task:%024x", 7)
+	day := AuditFilter{From: start, To: time.Now()}
+	pages := map[string]struct {
+		f AuditFilter
+		p AuditPage
+	}{
+		"newest":      {day, AuditPage{}},
+		"middle":      {AuditFilter{To: start.Add(12 * time.Hour)}, AuditPage{}},
+		"application": {AuditFilter{AppIDs: []string{app}}, AuditPage{}},
+		"effect":      {AuditFilter{Types: []string{"network"}, Effects: []string{"prevent"}}, AuditPage{}},
+		"program":     {AuditFilter{ProcessPaths: []string{"/usr/bin/wget"}, AppIDs: []string{app}}, AuditPage{}},
+		"words":       {AuditFilter{Text: "host1709.example.test"}, AuditPage{}},
+		"unfinished":  {AuditFilter{Text: "/usr/bin/wge"}, AuditPage{}},
+		"nothing":     {AuditFilter{Text: "nowhere", Rules: []string{"none"}}, AuditPage{}},
+	}
+	slowest := make(map[string]time.Duration)
+	b.ResetTimer()
+	for b.Loop() {
+		for name, page := range pages {
+			start := time.Now()
+			found, err := s.Audits(ctx, page.f, page.p)
+			if err != nil || len(found) == 0 && name != "nothing" {
+				b.Fatalf("%s: %d audits, %v", name, len(found), err)
+			}
+			slowest[name] = max(slowest[name], time.Since(start))
+		}
+	}
+	var worst time.Duration
+	for name, took := range slowest {
+		b.Logf("%s: %v", name, took)
+		worst = max(worst, took)
+	}
+	b.ReportMetric(float64(worst)/1e6, "ms/page")
 }

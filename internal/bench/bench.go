@@ -228,7 +228,7 @@ func (b *bench) turns(some int) int {
 	case some > 0:
 		return some
 	}
-	return 9
+	return 7
 }
 
 // count returns n, or a tenth of it in a quick run.

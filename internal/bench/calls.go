@@ -27,8 +27,8 @@ func callRows() []row {
 		{"read", "64 bytes of /dev/zero", 2e6, unasked, free},
 		{"open", "open to read, and close", 200e3, unasked, free},
 		{"write-open", "open to write, and close", 200e3, unasked, free},
-		{"prlimit", "prlimit of oneself: one notification, judged and let go", 20e3, ways, []bound{{"notify", addedAtMost, 8}}},
-		{"kill", "kill of oneself with no signal", 20e3, ways, nil},
+		{"prlimit", "prlimit of oneself; only that of others is asked about", 200e3, unasked, nil},
+		{"kill", "kill of oneself with no signal, likewise", 200e3, unasked, nil},
 		{
 			"associate", "connect of a UDP socket: one notification, judged and performed", 20e3, append([]string{"floor"}, ways...),
 			[]bound{{"notify", addedAtMost, 8}},

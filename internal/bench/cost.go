@@ -17,7 +17,7 @@ func costRows() []row {
 	all := []row{
 		{
 			name: "start", group: groupCost, what: "start and end of a static program", unit: "ms",
-			variants: []string{"bare", "notify", "ptrace", "tini", "dumb-init", "strace", "runsc"}, turns: 31,
+			variants: []string{"bare", "notify", "ptrace", "tini", "dumb-init", "strace", "runsc"}, turns: 21,
 			bounds: []bound{{"notify", addedAtMost, 15}, {"ptrace", addedAtMost, 15}},
 			measure: func(b *bench, v variant) (float64, error) {
 				took, err := b.time(v, b.path("true"))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
@@ -16,17 +17,24 @@ func judgeRows() []row {
 			measure: func(b *bench, _ variant) (float64, error) { return b.goBenchmark(pkg, pattern, metric, more, scale) },
 		}
 	}
+	pages := gotest("console-pages", "the slowest page over 10 million audits", "ms", "./console/store", "^BenchmarkPages$", "ms/page", false, 1,
+		[]bound{{"defender", atMost, 100}})
+	pages.full, pages.once = true, true
 	return []row{
 		gotest("decide", "a decision with 10,000 names and 1,000 rules, the slowest kind", "µs", "./policy", "^BenchmarkDecide$", "ns/op", false, 1e-3,
 			[]bound{{"defender", atMost, 1}}),
 		gotest("console-audits", "audits that a Console with SQLite takes over HTTP", "audits/s", "./console", "^BenchmarkAudits$", "audits/s", true, 1,
 			[]bound{{"defender", atLeast, 20e3}}),
+		gotest("console-spread", "a change of the policy, until the last of 1,000 Defenders has it", "s", "./console", "^BenchmarkSpread$", "s/spread", false, 1,
+			[]bound{{"defender", atMost, 1}}),
+		pages,
 	}
 }
 
 // goBenchmark returns the worst of the results that go test -bench prints.
 func (b *bench) goBenchmark(pkg, pattern, metric string, more bool, scale float64) (float64, error) {
-	cmd := exec.CommandContext(b.ctx, "go", "test", "-buildvcs=false", "-run", "^$", "-bench", pattern, pkg)
+	cmd := exec.CommandContext(b.ctx, "go", "test", "-buildvcs=false", "-timeout", "1h", "-run", "^$", "-bench", pattern, pkg)
+	cmd.Env = append(os.Environ(), "STORE_AUDITS=10000000", "TMPDIR="+b.dir)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return 0, fmt.Errorf("benchmark of %s: %w: %s", pkg, err, lastLine(out))
