@@ -105,7 +105,7 @@ func (r *Report) surroundings() []supervisor.Lost {
 		add("a root target keeps SYS_PTRACE and may reach the defender", "dropping it needs SETPCAP", "add the capability SETPCAP")
 	}
 	if !sys.Can(unix.CAP_NET_RAW) {
-		add("lookups to foreign name servers from sockets that are never connected are judged, and go where they were meant to",
+		add("lookups to foreign name servers from sockets that are never connected are judged, and then answered by those servers",
 			"answering them under the server's name needs NET_RAW", "add the capability NET_RAW")
 	}
 	if port := firstFreePort(); port > dnsPort && !sys.Can(unix.CAP_NET_BIND_SERVICE) {

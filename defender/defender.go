@@ -51,6 +51,9 @@ type Defender struct {
 	traced  chan func(error)
 	reap    context.Context
 	noTrace context.CancelFunc
+	// The target runs.
+	running context.Context
+	ran     context.CancelFunc
 
 	proxy   *dnsproxy.Proxy
 	askers  dnsproxy.Askers
@@ -79,6 +82,7 @@ func New(cfg Config) (*Defender, error) {
 	d := &Defender{cfg: cfg, target: child.New(early.Stage().PID()), started: time.Now(),
 		traced: make(chan func(error))}
 	d.reap, d.noTrace = context.WithCancel(context.Background())
+	d.running, d.ran = context.WithCancel(context.Background())
 	if cfg.Policy != nil {
 		engine, err := policy.Compile(cfg.Policy, cfg.Workload)
 		if err != nil {
@@ -451,6 +455,7 @@ func (d *Defender) finish() {
 	if n := d.target.EndRest(grace); n > 0 {
 		d.notice("%d processes outlived the target's first one and were ended", n)
 	}
+	d.ran()
 	if d.super != nil {
 		d.super.Close()
 	}

@@ -142,15 +142,7 @@ func (d *Defender) lookup(c *supervisor.Call) {
 		}
 		c.Reply(r)
 	case c.CanTake():
-		// An answer from the proxy's own address would be dropped by a
-		// resolver that never connects its socket.
-		c.Reply(supervisor.Reply{Proceed: true, Take: func(query []byte, answer func([]byte) error) {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-			defer cancel()
-			if a := d.proxy.Exchange(ctx, query, who, true); a != nil {
-				_ = answer(a)
-			}
-		}})
+		c.Reply(supervisor.Reply{Proceed: true, Take: func(t supervisor.Taken) { d.taken(t, who) }})
 	case ours:
 		c.Reply(supervisor.Reply{Proceed: true})
 	case c.Op == supervisor.Send:
@@ -164,6 +156,24 @@ func (d *Defender) lookup(c *supervisor.Call) {
 			Why: "the name server " + c.Addr.String() + " cannot be redirected here"}
 		v := d.decide(&ev)
 		d.settle(c, &ev, v, supervisor.Reply{Proceed: v.Allow})
+	}
+}
+
+// taken answers a query from a socket that was never connected: an answer from
+// the proxy's own address would be dropped by its resolver. Where none can come
+// under the server's name, the server is asked as it was meant to, with a
+// query that we built, once the proxy knows where its answer leads.
+func (d *Defender) taken(t supervisor.Taken, who policy.Process) {
+	ctx, cancel := context.WithTimeout(d.running, 30*time.Second)
+	defer cancel()
+	if t.Answer != nil {
+		if a := d.proxy.Exchange(ctx, t.Payload, who, true); a != nil {
+			_ = t.Answer(a)
+		}
+		return
+	}
+	if query := d.proxy.Admit(ctx, t.Payload, who); query != nil && t.Send != nil {
+		_ = t.Send(query)
 	}
 }
 

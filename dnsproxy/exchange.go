@@ -38,6 +38,37 @@ func (p *Proxy) Exchange(ctx context.Context, query []byte, who policy.Process, 
 	return reply
 }
 
+// Admit takes a raw query that another server is to answer, since no answer of
+// ours would be believed. It is judged and answered like any other, so that
+// where it leads is judged too and known to Resolved. What returns is to be
+// sent in its place: an allowed query built anew; for a refused one a question
+// under the same id about a name that does not exist (RFC 6761 6.4), whose
+// answer ends the wait of a resolver that looks at the id alone, as musl does;
+// nil for what is no query, and when ctx has ended.
+func (p *Proxy) Admit(ctx context.Context, raw []byte, who policy.Process) []byte {
+	var q query
+	if _, err := q.read(raw); err != nil {
+		return nil
+	}
+	free := p.enter()
+	if free {
+		defer p.leave()
+	}
+	o := p.answer(ctx, raw, func() policy.Process { return who }, true, free)
+	p.tell(&o)
+	switch {
+	case ctx.Err() != nil: // nobody waits any more
+		return nil
+	case !o.verdict.Allow:
+		q.question = nowhere
+		return q.anew(q.id, bitRD, false, 0)
+	}
+	return q.anew(q.id, q.bits&(bitRD|bitCD|bitAD), q.edns, q.size)
+}
+
+// nowhere asks for the address of "invalid".
+var nowhere = []byte("\x07invalid\x00\x00\x01\x00\x01")
+
 // Judge reads and judges one raw query without answering it, for callers that
 // can only refuse or let pass. What is no query is judged too, as an Unknown
 // event; the error says why.
@@ -60,6 +91,11 @@ func (p *Proxy) serve(ctx context.Context, raw []byte, who func() policy.Process
 	if o.reply != nil {
 		o.err = errors.Join(o.err, send(o.reply))
 	}
+	p.tell(&o)
+}
+
+// tell records what is worth it.
+func (p *Proxy) tell(o *outcome) {
 	if o.verdict.Tell() && p.conf.Record != nil && !(o.reply != nil && !o.verdict.Allow && p.repeats(&o.event)) {
 		p.conf.Record(&o.event, o.verdict, o.err)
 	}

@@ -186,15 +186,20 @@ func (p *Proxy) probe(s *server) {
 	}
 }
 
-// upstream returns the query as an upstream gets it: built anew from what was
-// read, under a random id, with an OPT record of our own. It says that we
-// understand AD (RFC 6840 5.7), which reply hides from who does not.
+// upstream returns the query as an upstream gets it: under a random id, with
+// an OPT record of our own. It says that we understand AD (RFC 6840 5.7), which
+// reply hides from who does not.
 func (q *query) upstream(edns bool) []byte {
 	var id [2]byte
 	_, _ = rand.Read(id[:])
+	return q.anew(binary.BigEndian.Uint16(id[:]), q.bits&(bitRD|bitCD)|bitAD, edns, ourUDPSize)
+}
+
+// anew builds the query from what was read of it.
+func (q *query) anew(id, bits uint16, edns bool, size uint16) []byte {
 	b := make([]byte, 0, headerLen+len(q.question)+11)
-	b = append(b, id[0], id[1])
-	b = binary.BigEndian.AppendUint16(b, q.bits&(bitRD|bitCD)|bitAD)
+	b = binary.BigEndian.AppendUint16(b, id)
+	b = binary.BigEndian.AppendUint16(b, bits)
 	b = append(b, 0, 1, 0, 0, 0, 0, 0, 0)
 	b = append(b, q.question...)
 	if edns {
@@ -203,7 +208,7 @@ func (q *query) upstream(edns bool) []byte {
 			do = 0x80
 		}
 		b[11] = 1
-		b = append(b, 0, 0, byte(dns.TypeOPT), ourUDPSize>>8, ourUDPSize&0xFF, 0, 0, do, 0, 0, 0)
+		b = append(b, 0, 0, byte(dns.TypeOPT), byte(size>>8), byte(size), 0, 0, do, 0, 0, 0)
 	}
 	return b
 }

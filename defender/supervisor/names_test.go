@@ -1,10 +1,10 @@
 package supervisor
 
 import (
+	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
-
-	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -203,18 +203,25 @@ func TestSameCommand(t *testing.T) {
 
 func TestUDPChecksum(t *testing.T) {
 	t.Parallel()
-	// Summing a datagram with its checksum in place gives zero (RFC 768).
-	src, dst := [4]byte{192, 0, 2, 1}, [4]byte{127, 0, 0, 1}
-	for n := range 40 {
-		udp := make([]byte, 8+n)
-		for i := range udp {
-			udp[i] = byte(i * 37)
+	for _, ends := range [][2]string{{"192.0.2.1:53", "127.0.0.1:4711"}, {"[2001:db8::1]:53", "[::1]:4711"}} {
+		from, to := netip.MustParseAddrPort(ends[0]), netip.MustParseAddrPort(ends[1])
+		for n := range 40 {
+			payload := make([]byte, n)
+			for i := range payload {
+				payload[i] = byte(i * 37)
+			}
+			p, err := packet(from, to, payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			udp := p[len(p)-n-8:]
+			// Summing a datagram with its checksum in place gives zero (RFC 768).
+			if got := udpChecksum(from.Addr().AsSlice(), to.Addr().AsSlice(), udp); got != 0xffff && got != 0 {
+				t.Errorf("%s, %d bytes: %#x is left", from, n, got)
+			}
 		}
-		udp[6], udp[7] = 0, 0
-		sum := udpChecksum(src, dst, udp)
-		udp[6], udp[7] = byte(sum>>8), byte(sum)
-		if got := udpChecksum(src, dst, udp); got != 0xffff && got != 0 {
-			t.Errorf("%d bytes: %#x is left", n, got)
+		if _, err := packet(from, to, make([]byte, 1<<16)); !errors.Is(err, unix.EMSGSIZE) {
+			t.Errorf("too much: %v", err)
 		}
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -143,7 +144,9 @@ type Supervisor struct {
 	pace   pace
 
 	natures natures
-	raw4    int // raw socket for answers under another name; -1 without CAP_NET_RAW
+	raw     rawSockets   // for answers under another name
+	held    atomic.Int64 // sockets kept for them
+	takes   sync.WaitGroup
 }
 
 // backend is a way to stop calls and to answer them.
@@ -169,26 +172,22 @@ type answer struct {
 }
 
 func newSupervisor(cfg Config) *Supervisor {
-	s := &Supervisor{cfg: cfg, raw4: -1}
-	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW); err == nil {
-		s.raw4 = fd
-	}
-	return s
+	return &Supervisor{cfg: cfg, raw: openRaw()}
 }
 
 // Start begins to answer calls.
 func (s *Supervisor) Start() { s.b.start() }
 
-// Close ends it. Calls in flight are answered first; the target must have
-// ended, for its next call would wait for ever.
+// Close ends it. Calls in flight are answered first, and whoever was handed a
+// message by Reply.Take returns; the target must have ended, for its next call
+// would wait for ever.
 func (s *Supervisor) Close() {
 	if s.closed.Swap(true) {
 		return
 	}
 	s.b.close()
-	if s.raw4 >= 0 {
-		unix.Close(s.raw4)
-	}
+	s.takes.Wait()
+	s.raw.close()
 }
 
 // dispatch describes a call and hands it to the handler.
@@ -257,10 +256,9 @@ type Reply struct {
 	// Connected is told the local address of the target's socket once a
 	// Connect or Send was performed, before the target learns of it.
 	Connected func(network string, local netip.AddrPort)
-	// Take, for Send where CanTake says so, swallows the message: the target is told that it was
-	// sent, and Take runs on a goroutine of its own with the payload. What
-	// it hands to answer arrives at the target's socket as if from Addr.
-	Take func(payload []byte, answer func([]byte) error)
+	// Take, for Send where CanTake says so, swallows the message: the target
+	// is told that it was sent, and Take gets it on a goroutine of its own.
+	Take func(Taken)
 	// Unverifiable, for Exec, is asked whether the program may start although
 	// what it loads cannot be compared, because another tracer is there: a
 	// debugger, or an attacker who wants us kept out. nil refuses.

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -39,6 +40,13 @@ func run(t *testing.T, name string, args ...string) {
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
+}
+
+// address gives loopback one more address while the test runs.
+func address(t *testing.T, addr string) {
+	t.Helper()
+	run(t, "ip", "addr", "add", addr, "dev", "lo", "nodad")
+	t.Cleanup(func() { run(t, "ip", "addr", "del", addr, "dev", "lo") })
 }
 
 // world is a network with one name server, and a resolv.conf that names it.
@@ -72,11 +80,18 @@ var zone = []string{
 	"evil.test. 60 IN A 127.0.0.66",
 	"big.test. 60 IN A 127.0.0.9",
 	"web.test. 60 IN A 192.0.2.1",
+	"hidden.test. 60 IN CNAME evil.test.",
 }
 
-// server answers for the zone on 127.0.0.3.
-func server(t *testing.T) {
+// server answers for the zone, on 127.0.0.3 unless it is told where else, and
+// returns how often each name was asked for since the last time.
+func server(t *testing.T, addrs ...string) (asked func() map[string]int) {
 	t.Helper()
+	if len(addrs) == 0 {
+		addrs = []string{"127.0.0.3"}
+	}
+	var mu sync.Mutex
+	count := map[string]int{}
 	byName := map[string][]dns.RR{}
 	for _, s := range zone {
 		rr, err := dns.NewRR(s)
@@ -93,6 +108,9 @@ func server(t *testing.T) {
 		r := new(dns.Msg).SetReply(m)
 		r.RecursionAvailable = true
 		q := m.Question[0]
+		mu.Lock()
+		count[strings.ToLower(q.Name)]++
+		mu.Unlock()
 		known := false
 		for name := strings.ToLower(q.Name); ; {
 			next := ""
@@ -129,12 +147,23 @@ func server(t *testing.T) {
 		}
 		_ = w.WriteMsg(r)
 	})
-	for _, network := range []string{"udp", "tcp"} {
-		ready := make(chan struct{})
-		s := &dns.Server{Addr: "127.0.0.3:53", Net: network, Handler: h, NotifyStartedFunc: func() { close(ready) }}
-		go func() { _ = s.ListenAndServe() }()
-		<-ready
-		t.Cleanup(func() { _ = s.Shutdown() })
+	for _, addr := range addrs {
+		for _, network := range []string{"udp", "tcp"} {
+			ready := make(chan error, 1)
+			s := &dns.Server{Addr: net.JoinHostPort(addr, "53"), Net: network, Handler: h, NotifyStartedFunc: func() { ready <- nil }}
+			go func() { ready <- s.ListenAndServe() }()
+			if err := <-ready; err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = s.Shutdown() })
+		}
+	}
+	return func() map[string]int {
+		mu.Lock()
+		defer mu.Unlock()
+		all := count
+		count = map[string]int{}
+		return all
 	}
 }
 

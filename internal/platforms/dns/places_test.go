@@ -94,6 +94,38 @@ func TestResolvConfIsNotOurs(t *testing.T) {
 		cmd := protected(t, dir)("sh", "-c", asks+"true")
 		check(t, exec.Command("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"}, cmd.Args...)...))
 	})
+	t.Run("not root, musl, and the server on another machine", func(t *testing.T) {
+		if _, err := exec.LookPath("musl-gcc"); err != nil {
+			t.Skip("musl-gcc is not installed")
+		}
+		address(t, "192.0.2.53/32")
+		asked := server(t, "192.0.2.53")
+		write(t, filepath.Join(dir, "musl.c"), muslSource)
+		musl := filepath.Join(dir, "musl")
+		run(t, "musl-gcc", "-static", "-o", musl, filepath.Join(dir, "musl.c"))
+		before, err := os.ReadFile("/etc/resolv.conf")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer write(t, "/etc/resolv.conf", string(before))
+		write(t, "/etc/resolv.conf", "nameserver 192.0.2.53\n")
+		as := func(cmd *exec.Cmd) string {
+			cmd = exec.Command("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"}, cmd.Args...)...)
+			out, _ := cmd.Output()
+			return string(out)
+		}
+		start := protected(t, dir, "--audit-log", "none")
+		for name, like := range map[string]string{"good.test": "good.test", "evil.test": "missing.test", "hidden.test": "missing.test"} {
+			want := as(exec.Command(musl, like))
+			asked()
+			if got := as(start(musl, name)); got != want || got == "" {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+			if name == "evil.test" && asked()["evil.test."] > 0 {
+				t.Error("the server was asked for evil.test")
+			}
+		}
+	})
 	t.Run("read-only and not root, c-ares", func(t *testing.T) {
 		if _, err := exec.LookPath("node"); err != nil {
 			t.Skip("node is not installed")
@@ -109,7 +141,7 @@ func TestResolvConfIsNotOurs(t *testing.T) {
 func TestOnlyWhatWasLookedUp(t *testing.T) {
 	dir := world(t)
 	for _, addr := range []string{"192.0.2.1", "192.0.2.2"} {
-		run(t, "ip", "addr", "add", addr+"/32", "dev", "lo")
+		address(t, addr+"/32")
 		l, err := net.Listen("tcp", addr+":80")
 		if err != nil {
 			t.Fatal(err)
