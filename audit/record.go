@@ -48,7 +48,8 @@ type Record struct {
 	RuleName   string    `json:"ruleName,omitempty"`
 	CustomRule string    `json:"customRuleName,omitempty"`
 	Techniques []string  `json:"attackTechniques,omitempty"` // ATT&CK's, in the reference's words
-	Incident   bool      `json:"incident,omitempty"`         // the custom rule asks for more than an audit
+	Incident   bool      `json:"incident,omitempty"`         // it is more than an audit
+	Category   string    `json:"category,omitempty"`         // of the incident
 	Msg        string    `json:"msg,omitempty"`
 	Severity   string    `json:"severity,omitempty"`
 	Count      int       `json:"count,omitempty"`
@@ -130,7 +131,8 @@ func New(src *Source, ev *policy.Event, v policy.Verdict, out Outcome) Record {
 	for _, t := range v.Techniques() {
 		r.Techniques = append(r.Techniques, clean(t))
 	}
-	r.CustomRule, r.Incident = clean(v.Custom), v.Incident
+	r.CustomRule, r.Category = clean(v.Custom), category(v)
+	r.Incident = r.Category != ""
 	r.Msg = Message(ev, v)
 	r.Severity = "medium"
 	if v.Effect.Refuses() {

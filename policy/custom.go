@@ -400,8 +400,10 @@ func newCustoms(r *Rule, scripts map[string]*script, at string, f *faults) []cus
 		}
 		used[ref.Rule] = true
 		j := customJudge{script: s, allow: ref.Effect == "allow", incident: ref.Action == "incident"}
-		if !j.allow && (ref.Effect == Inherit.String() || j.effect.UnmarshalText([]byte(ref.Effect)) != nil) {
-			f.add(at+".effect", "%q is not an effect of custom rules; one of allow, disable, alert, prevent, block", ref.Effect)
+		if ref.Effect == "incident" { // an alert that is one
+			j.effect, j.incident = Alert, true
+		} else if !j.allow && (ref.Effect == Inherit.String() || j.effect.UnmarshalText([]byte(ref.Effect)) != nil) {
+			f.add(at+".effect", "%q is not an effect of custom rules; one of allow, disable, alert, prevent, block, incident", ref.Effect)
 		}
 		if ref.Action != "" && ref.Action != "audit" && !j.incident {
 			f.add(at+".action", "%q is not an action; audit or incident", ref.Action)

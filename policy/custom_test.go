@@ -193,11 +193,11 @@ func TestCustomFaults(t *testing.T) {
 		"customRules[2].message: line 1, column 2: net.name is an attribute of rules of type network-outgoing, and this one is of type processes\n  %net.name\n   ^",
 		`customRules[3].attackTechniques[0]: "a,b" is not the name of a technique, such as resourceHijacking`,
 		"customRules[3].script: line 1, column 1: proc.service is an attribute of hosts, which have services; a container has none\n  proc.service = \"x\"\n  ^",
-		`rules[0].custom[0].effect: "default" is not an effect of custom rules; one of allow, disable, alert, prevent, block`,
+		`rules[0].custom[0].effect: "default" is not an effect of custom rules; one of allow, disable, alert, prevent, block, incident`,
 		`rules[0].custom[0].action: "page" is not an action; audit or incident`,
 		`rules[0].custom[1].rule: "a" is used already`,
 		`rules[0].custom[2].rule: "b" is not the name of a custom rule`,
-		`rules[0].custom[2].effect: "Allow" is not an effect of custom rules; one of allow, disable, alert, prevent, block`,
+		`rules[0].custom[2].effect: "Allow" is not an effect of custom rules; one of allow, disable, alert, prevent, block, incident`,
 	}
 	got := p.Validate()
 	for i := range max(len(got), len(want)) {
@@ -269,5 +269,19 @@ func BenchmarkDecideCustom(b *testing.B) {
 				e.Decide(c.ev)
 			}
 		})
+	}
+}
+
+// The effect incident is an alert that is more than an audit.
+func TestEffectIncident(t *testing.T) {
+	p := &Policy{Version: 1, CustomRules: []CustomRule{{Name: "nc", Type: "processes", Script: `proc.name = "nc"`}},
+		Rules: []Rule{{Name: "r", Custom: []CustomRef{{Rule: "nc", Effect: "incident"}}}}}
+	e, err := Compile(p, Workload{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := e.Decide(&Event{Kind: Launch, Program: Program{Path: "/usr/bin/nc", Typed: "/usr/bin/nc"}})
+	if !v.Allow || v.Effect != Alert || !v.Incident {
+		t.Errorf("allow %v, effect %v, incident %v", v.Allow, v.Effect, v.Incident)
 	}
 }

@@ -354,7 +354,7 @@ customRules[1].script: proc.args has no counterpart`; err == nil || err.Error() 
 	}
 	_, _, err = Import([]byte(`{"rules":[{"name":"a","collections":[{"name":"All"}],"customRules":[{"_id":1001,"effect":"ban","action":"page"},{"effect":"alert"}]}]}`), library...)
 	if want := `rules[0].customRules[1]._id: missing; it says which custom rule
-rules[0].customRules[0].effect: "ban" is not an effect of custom rules; one of allow, disable, alert, prevent, block
+rules[0].customRules[0].effect: "ban" is not an effect of custom rules; one of allow, disable, alert, prevent, block, incident
 rules[0].customRules[0].action: "page" is not an action; audit or incident`; err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}

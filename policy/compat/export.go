@@ -38,7 +38,11 @@ func (c *exporter) rule(r *policy.Rule, at string) Rule {
 		if action == "" {
 			action = "audit"
 		}
-		out.CustomRules = append(out.CustomRules, CustomRule{ID: c.ids[ref.Rule], Action: action, Effect: ref.Effect})
+		effect := ref.Effect
+		if effect == "incident" {
+			effect, action = "alert", "incident"
+		}
+		out.CustomRules = append(out.CustomRules, CustomRule{ID: c.ids[ref.Rule], Action: action, Effect: effect})
 	}
 	if r.OnUnknown != nil {
 		c.faults.add(at+"onUnknown", "has no counterpart")

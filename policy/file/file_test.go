@@ -200,7 +200,7 @@ func TestFaults(t *testing.T) {
 		{"no near key", lines(`  - name: a`, `    dns: {effect: alert, forbid: [x]}`), []string{`4:26: rules[0].dns.forbid: unknown key; one of effect, allow, deny, answer, private, detect`}},
 		{"a script", lines(`  - name: a`, `    custom: [{rule: x, effect: prevent}, {rule: nc, effect: no}]`, `customRules:`, `  - {name: nc, type: processes, script: 'proc.nam = "nc"'}`), []string{
 			`4:21: rules[0].custom[0].rule: "x" is not the name of a custom rule`,
-			`4:61: rules[0].custom[1].effect: "no" is not an effect of custom rules; one of allow, disable, alert, prevent, block`,
+			`4:61: rules[0].custom[1].effect: "no" is not an effect of custom rules; one of allow, disable, alert, prevent, block, incident`,
 			`6:41: customRules[0].script: line 1, column 1: "proc.nam" is no attribute; did you mean proc.name?`,
 			`  proc.nam = "nc"`,
 			`  ^`,
