@@ -16,7 +16,7 @@ DEMO_PACKAGES := wget
 TEST_PACKAGES := wget busybox-static bind9-dnsutils strace
 PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns catatonit debootstrap \
 	qemu-system-x86 cpio xz-utils chromium \
-	iproute2 musl-tools nodejs python3-minimal curl knot-dnsutils ldnsutils bind9-host
+	iproute2 musl-tools nodejs python3-minimal curl knot-dnsutils ldnsutils bind9-host nscd default-jdk-headless
 
 .PHONY: help
 help: ## this list
@@ -52,7 +52,7 @@ test: build ## formatting, vet, lint, arrows and all tests of one machine
 
 .PHONY: test-platforms
 test-platforms: build ## containers, other kernels and a browser (as root)
-	@scripts/packages $(PLATFORM_PACKAGES)
+	@RUNLEVEL=1 scripts/packages $(PLATFORM_PACKAGES)
 	go test -tags platforms -timeout 30m ./internal/platforms/... ./internal/endtoend ./inject ./console/web
 
 # Servers are installed, not started: the benchmark starts its own. RUNLEVEL says so to Debian.

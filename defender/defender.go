@@ -63,6 +63,7 @@ type Defender struct {
 	queue  *audit.Queue
 	dryRun *audit.DryRun // nil unless cfg.DryRun
 	ending atomic.Bool
+	closed atomic.Bool // the target was kept from a resolver's socket
 
 	started time.Time
 }
@@ -310,6 +311,7 @@ func (d *Defender) refuses() bool {
 
 // startTarget turns the stage into the target, supervised.
 func (d *Defender) startTarget(path string) error {
+	d.inherited()
 	_, guarded := early.Guarded()
 	err := early.Give(early.Orders{
 		Path: path, ArgvIndex: len(os.Args) - len(d.cfg.Argv), KeepPtrace: d.cfg.KeepPtrace,
@@ -323,7 +325,7 @@ func (d *Defender) startTarget(path string) error {
 	stage := early.Stage()
 	bound, _ := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	cfg := supervisor.Config{Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1, Exited: d.target.Exited,
-		WatchUnix: d.needs(policy.NeedUnixSockets), WatchFiles: d.needs(policy.NeedFileWrites),
+		WatchUnix: d.watchUnix, WatchFiles: d.needs(policy.NeedFileWrites),
 		WatchFileTypes: d.needs(policy.NeedFileType),
 		WatchDigests:   d.needs(policy.NeedDigests),
 		WatchPrograms:  d.needs(policy.NeedModified | policy.NeedFileless | policy.NeedWritable | policy.NeedSetUID)}

@@ -43,6 +43,9 @@ func (d *Defender) handle(c *supervisor.Call) {
 		return
 	}
 	r := supervisor.Reply{Proceed: v.Allow}
+	if v.Allow && d.byDNS(&ev) {
+		r = supervisor.Reply{Errno: unix.ECONNREFUSED}
+	}
 	if c.Op == supervisor.Exec {
 		r.Recheck, r.Unverifiable = d.recheck(&ev), d.unverifiable(c)
 	}

@@ -30,3 +30,13 @@ func (j *unixJudge) judge(file *File) (Detection, string) {
 	}
 	return NothingDetected, ""
 }
+
+// AllowsUnix reports whether the rule allows a Unix socket by name: a rule that
+// says nothing about it allows it too, but does not mean it.
+func (e *Engine) AllowsUnix(file *File) bool {
+	if e == nil || e.network == nil {
+		return false
+	}
+	_, ok := e.network.unix.allow.match(file.Path)
+	return ok
+}
