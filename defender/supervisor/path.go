@@ -255,88 +255,109 @@ const maxLinks = 40 // MAXSYMLINKS of the kernel
 
 // walk resolves name a component at a time, as path_resolution(7) says.
 func walk(root, base, tid int, pid func() int, name string) (int, error) {
-	at, err := unix.FcntlInt(uintptr(base), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return -1, errUnreadable(err)
-	}
-	todo := strings.Split(name, "/")
-	step := func(fd int) { unix.Close(at); at = fd }
-	fail := func(err error) (int, error) { unix.Close(at); return -1, err }
+	w := walker{root: root, at: -1, tid: tid, pid: pid, todo: strings.Split(name, "/")}
 	if name[0] == '/' {
-		fd, err := unix.FcntlInt(uintptr(root), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return fail(errUnreadable(err))
-		}
-		step(fd)
+		base = root
 	}
-	for links := 0; len(todo) > 0; {
-		part := todo[0]
-		todo = todo[1:]
-		switch part {
-		case "", ".":
-			// A trailing slash asks for a directory.
-			if len(todo) == 0 && !isDir(at) {
-				return fail(unix.ENOTDIR)
-			}
-			continue
-		case "..":
-			if sameFile(at, root) {
-				continue
-			}
+	err := w.enter(base)
+	for err == nil && len(w.todo) > 0 {
+		part := w.todo[0]
+		w.todo = w.todo[1:]
+		err = w.step(part)
+	}
+	if err != nil {
+		unix.Close(w.at)
+		return -1, err
+	}
+	return w.at, nil
+}
+
+// walker is on the way along a path.
+type walker struct {
+	root  int // of the target
+	at    int // where it is, a descriptor of its own
+	todo  []string
+	links int // followed
+	tid   int
+	pid   func() int
+}
+
+// enter goes to where dir is.
+func (w *walker) enter(dir int) error {
+	fd, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return errUnreadable(err)
+	}
+	w.move(fd)
+	return nil
+}
+
+func (w *walker) move(to int) {
+	unix.Close(w.at)
+	w.at = to
+}
+
+func (w *walker) step(part string) error {
+	switch {
+	case part == "" || part == ".":
+		// A trailing slash asks for a directory.
+		if len(w.todo) == 0 && !isDir(w.at) {
+			return unix.ENOTDIR
 		}
-		fd, err := unix.Openat(at, part, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fail(err)
-		}
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			unix.Close(fd)
-			return fail(errUnreadable(err))
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-			step(fd)
-			continue
-		}
-		if links++; links > maxLinks {
-			unix.Close(fd)
-			return fail(unix.ELOOP)
-		}
-		var to string
-		switch {
-		case !onProc(fd):
-			to, err = readlinkat(fd)
-		case part == "self":
-			to, err = numberIn(at, pid())
-		case part == "thread-self":
-			var self, thread string
-			if self, err = numberIn(at, pid()); err == nil {
-				if thread, err = numberIn(at, tid); err == nil {
-					to = self + "/task/" + thread
-				}
-			}
-		default:
-			// A magic link leads to its object, whatever its text says; a
-			// plain link inside procfs (mounts, net) is relative to it.
-			unix.Close(fd)
-			if fd, err = unix.Openat(at, part, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
-				return fail(err)
-			}
-			step(fd)
-			continue
-		}
+		return nil
+	case part == ".." && sameFile(w.at, w.root):
+		return nil
+	}
+	fd, err := unix.Openat(w.at, part, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
 		unix.Close(fd)
-		if err != nil {
-			return fail(err)
-		}
-		if strings.HasPrefix(to, "/") {
-			if fd, err = unix.FcntlInt(uintptr(root), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-				return fail(errUnreadable(err))
-			}
-			step(fd)
-		}
-		todo = append(strings.Split(to, "/"), todo...)
+		return errUnreadable(err)
 	}
-	return at, nil
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		w.move(fd)
+		return nil
+	}
+	defer unix.Close(fd)
+	if w.links++; w.links > maxLinks {
+		return unix.ELOOP
+	}
+	return w.follow(fd, part)
+}
+
+// follow goes on where a link leads.
+func (w *walker) follow(link int, name string) error {
+	var to string
+	var err error
+	switch {
+	case !onProc(link):
+		to, err = readlinkat(link)
+	case name == "self":
+		to, err = numberIn(w.at, w.pid())
+	case name == "thread-self":
+		var self, thread string
+		if self, err = numberIn(w.at, w.pid()); err == nil {
+			if thread, err = numberIn(w.at, w.tid); err == nil {
+				to = self + "/task/" + thread
+			}
+		}
+	default:
+		// A magic link leads to its object, whatever its text says; a
+		// plain link inside procfs (mounts, net) is relative to it.
+		fd, err := unix.Openat(w.at, name, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err == nil {
+			w.move(fd)
+		}
+		return err
+	}
+	if err == nil && strings.HasPrefix(to, "/") {
+		err = w.enter(w.root)
+	}
+	w.todo = append(strings.Split(to, "/"), w.todo...)
+	return err
 }
 
 // numberIn returns the number of process or thread tid in the procfs that
