@@ -160,11 +160,12 @@ func (c *Child) takeTerminal(group int) {
 // the signals are caught.
 func (c *Child) Forward(stop <-chan struct{}) {
 	// Ours, or the terminal's affair between it and the foreground group. An
-	// audit log whose reader went away must not end us either: SIGPIPE.
+	// audit log whose reader went away must not end us either: SIGPIPE. What
+	// others send of these, the guardian and CatchSignals pass on.
 	signal.Ignore(unix.SIGTTIN, unix.SIGTTOU, unix.SIGPIPE)
 	early.CatchSignals()
 	keep := []syscall.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE,
-		unix.SIGTTIN, unix.SIGTTOU, unix.SIGPROF, 32, 33, 34, early.InterruptSignal} // the last four are CatchSignals'
+		unix.SIGTTIN, unix.SIGTTOU, unix.SIGPROF, 32, 33, 34, early.InterruptSignal} // CatchSignals has them
 	var catch []os.Signal
 	for n := syscall.Signal(1); n <= 64; n++ {
 		if !slices.Contains(keep, n) {

@@ -73,7 +73,7 @@ func Family() []int {
 func WipeEnvironment() { C.early_wipe_environment() }
 
 // InterruptSignal ends a blocking system call of one of our threads, once
-// [CatchSignals] was called. It is ours alone and not passed on to the target.
+// [CatchSignals] was called. From others it is the target's.
 const InterruptSignal = syscall.Signal(C.EARLY_INTERRUPT)
 
 // Group returns the process group we were started in: the shell's job.
@@ -92,8 +92,8 @@ func Done(slot []byte, value int64, errno syscall.Errno) {
 	atomic.StoreUint32((*uint32)(&r.performed), 1)
 }
 
-// CatchSignals keeps the signals that Go does not catch from ending us;
-// SIGRTMIN is passed on to the target.
+// CatchSignals keeps the signals that Go does not catch from ending us, and
+// passes on to the target what others send of those that are also our own.
 func CatchSignals() { C.early_catch_signals() }
 
 // Orders is what the stage must know to become the target.

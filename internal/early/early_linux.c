@@ -475,6 +475,13 @@ static void guard(pid_t supervisor, int sock)
 		sig = sigwaitinfo(&all, &info);
 		if (sig < 0)
 			continue;
+		if (sig == SIGTTIN || sig == SIGTTOU) {
+			// The supervisor ignores them, for the sake of its own output; what
+			// somebody sends is for the target.
+			if (info.si_code <= 0 && early_page->started)
+				kill(early_page->target, sig);
+			continue;
+		}
 		if (sig != SIGCHLD) {
 			kill(supervisor, sig);
 			continue;
@@ -610,12 +617,23 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 	fork_probes(self);
 }
 
-static void nothing(int sig) { (void)sig; }
-
 static void pass_on(int sig)
 {
 	if (early_page && early_page->target > 1)
 		kill(early_page->target, sig);
+}
+
+static struct sigaction go_urgent;
+
+// Some are our own as well: the Go runtime and we interrupt threads with
+// SIGURG and EARLY_INTERRUPT, and a reader of ours that went away is SIGPIPE.
+// From others they are for the target.
+static void pass_on_from_others(int sig, siginfo_t *info, void *context)
+{
+	if (info->si_code <= 0 && info->si_pid != getpid())
+		pass_on(sig);
+	else if (sig == SIGURG && go_urgent.sa_flags & SA_SIGINFO)
+		go_urgent.sa_sigaction(sig, info, context);
 }
 
 // Signals that the Go runtime leaves at their default action, which is our
@@ -631,9 +649,18 @@ void early_catch_signals(void)
 	sigaction(SIGRTMIN, &sa, NULL);
 	// Without SA_RESTART a system call that the signal meets returns EINTR;
 	// Go's own handlers always restart.
-	sa.sa_flags = SA_ONSTACK;
-	sa.sa_handler = nothing;
+	sa.sa_flags = SA_ONSTACK | SA_SIGINFO;
+	sa.sa_sigaction = pass_on_from_others;
 	sigaction(EARLY_INTERRUPT, &sa, NULL);
+	sa.sa_flags |= SA_RESTART;
+	sigaction(SIGPIPE, &sa, NULL);
+	sigaction(SIGPROF, &sa, NULL);
+	sigaction(SIGURG, NULL, &sa);
+	if (sa.sa_sigaction != pass_on_from_others) {
+		go_urgent = sa; // with the runtime's stack, mask and restart
+		sa.sa_sigaction = pass_on_from_others;
+		sigaction(SIGURG, &sa, NULL);
+	}
 	// A stop of a tracee and the end of one would each interrupt some thread of
 	// ours, for nothing: who waits hears of them without the signal.
 	signal(SIGCHLD, SIG_DFL);
