@@ -16,7 +16,8 @@ DEMO_PACKAGES := wget
 TEST_PACKAGES := wget busybox-static bind9-dnsutils strace
 PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns catatonit debootstrap \
 	qemu-system-x86 cpio xz-utils chromium \
-	iproute2 musl-tools nodejs python3-minimal curl knot-dnsutils ldnsutils bind9-host nscd default-jdk-headless
+	iproute2 musl-tools nodejs python3 curl knot-dnsutils ldnsutils bind9-host nscd default-jdk-headless \
+	dash git make gdb python3-pytest python3-psutil python3-prctl
 
 .PHONY: help
 help: ## this list

@@ -168,6 +168,9 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 		line.waitForPolicy(d.target.Done())
 	}
 	if err := d.startTarget(path); err != nil {
+		if ws, ok := d.endedEarly(); ok {
+			return child.Status(ws), nil
+		}
 		return ExitFailed, err
 	}
 	observing, stopObserving := context.WithCancel(ctx)
@@ -365,6 +368,18 @@ func (d *Defender) startTarget(path string) error {
 		d.notice("the target keeps CAP_SYS_PTRACE and may reach the defender: dropping it needs CAP_SETPCAP")
 	}
 	return releaseDescriptors()
+}
+
+// endedEarly tells how a signal ended the target before it could start: that is
+// its end, as it would be a moment later, and no fault.
+func (d *Defender) endedEarly() (unix.WaitStatus, bool) {
+	if !early.Stage().Ended() {
+		return 0, false
+	}
+	d.noTrace()
+	<-d.target.Done()
+	ws := d.target.WaitStatus()
+	return ws, ws.Signaled()
 }
 
 // Wait looks after our children until none is left. It must be called on the

@@ -9,6 +9,7 @@
 package child
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -174,6 +175,7 @@ func (c *Child) Forward(stop <-chan struct{}) {
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, catch...)
+	early.Forwards()
 	go func() {
 		for {
 			select {
@@ -204,7 +206,9 @@ func (c *Child) EndRest(grace time.Duration) int {
 	left := children()
 	for _, pid := range left {
 		_ = unix.Kill(pid, unix.SIGTERM)
-		_ = unix.Kill(pid, unix.SIGCONT)
+		if state, _ := stat(pid); state == "T" {
+			_ = unix.Kill(pid, unix.SIGCONT) // or it would not hear
+		}
 	}
 	for deadline := time.Now().Add(grace); time.Now().Before(deadline); {
 		if c.waitAlone(10 * time.Millisecond) {
@@ -267,15 +271,22 @@ func childrenByParent(parent int) []int {
 		if err != nil {
 			continue
 		}
-		data, err := os.ReadFile("/proc/" + d.Name() + "/stat")
-		if err != nil {
-			continue
-		}
-		// pid (comm) state ppid: comm may hold anything but ends at the last ")".
-		_, rest, _ := strings.Cut(string(data[strings.LastIndexByte(string(data), ')'):]), " ")
-		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(parent) {
+		if _, p := stat(pid); p == parent {
 			list = append(list, pid)
 		}
 	}
 	return list
+}
+
+// stat returns the state of a process, a letter as in proc(5), and its parent;
+// of one that is gone, "" and 0.
+func stat(pid int) (state string, parent int) {
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	// pid (comm) state ppid: comm may hold anything but ends at the last ")".
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(f) < 2 {
+		return "", 0
+	}
+	parent, _ = strconv.Atoi(f[1])
+	return f[0], parent
 }

@@ -96,6 +96,13 @@ func Done(slot []byte, value int64, errno syscall.Errno) {
 // passes on to the target what others send of those that are also our own.
 func CatchSignals() { C.early_catch_signals() }
 
+// Forwards tells the guardian that signals sent to us reach the target.
+func Forwards() {
+	if C.early_page != nil {
+		atomic.StoreUint32((*uint32)(&C.early_page.forwards), 1)
+	}
+}
+
 // Orders is what the stage must know to become the target.
 type Orders struct {
 	Path              string // of the program, as execve(2) takes it
@@ -194,6 +201,13 @@ func DismissProbes() {
 	}
 }
 
+// Ended reports whether the child has ended, reaped or not.
+func (c Child) Ended() bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, c.PID(), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err != nil || info.Signo != 0
+}
+
 func (c Child) order(o C.uint32_t) {
 	atomic.StoreUint32((*uint32)(&c.c.order), uint32(o))
 	futex((*uint32)(&c.c.order), futexWake, 64, nil)
@@ -262,9 +276,7 @@ func (c Child) await(want uint32) error {
 			return nil
 		}
 		futex((*uint32)(&c.c.state), futexWait, have, &unix.Timespec{Nsec: 100_000_000})
-		var info unix.Siginfo
-		err := unix.Waitid(unix.P_PID, c.PID(), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
-		if (err != nil || info.Signo != 0) && c.state() == have {
+		if c.Ended() && c.state() == have {
 			return fmt.Errorf("%s: %w: it ended early", c.name, ErrFailed)
 		}
 	}

@@ -59,6 +59,7 @@ struct early {
 
 	// Orders for the guardian.
 	uint32_t on_failure_open;
+	uint32_t forwards; // the supervisor passes signals on
 	uint32_t started;  // the target is, or is about to be, running
 	uint32_t finished; // the supervisor ends in order
 	int32_t target;    // pid

@@ -452,12 +452,15 @@ static void watch(pid_t guardian, int sock)
 // and acts when the supervisor dies without having said goodbye.
 static void guard(pid_t supervisor, int sock)
 {
-	sigset_t all;
+	sigset_t all, child;
 	siginfo_t info;
-	int sig, status, listener = -1, null;
+	const struct timespec pause = {0, 1000000};
+	int sig, status, listener = -1, null, held = 0;
 	pid_t pid;
 
 	sigfillset(&all);
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
 	block_signals();
 	signal(SIGCHLD, SIG_DFL); // an inherited SIG_IGN would reap behind our back
 	early_wipe_environment(); // the supervisor has a copy
@@ -472,7 +475,13 @@ static void guard(pid_t supervisor, int sock)
 		close(null);
 	}
 	for (;;) {
-		sig = sigwaitinfo(&all, &info);
+		// Go drops some signals and dies of others before it is told about
+		// them: those wait. Not for ever, so that one can end a supervisor
+		// that hangs at its start.
+		if (!early_page->forwards && held++ < 3000)
+			sig = sigtimedwait(&child, &info, &pause);
+		else
+			sig = sigwaitinfo(&all, &info);
 		if (sig < 0)
 			continue;
 		if (sig == SIGTTIN || sig == SIGTTOU) {

@@ -77,11 +77,9 @@ func TestKernels(t *testing.T) {
 // kernel downloads and unpacks a suite's newest cloud kernel of a version.
 func kernel(t *testing.T, suite, version string) string {
 	t.Helper()
-	mirror := strings.TrimSuffix(strings.TrimSpace(run(t, "", "sh", "-c",
-		"apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1")), "/")
 	dir := t.TempDir()
 	list := filepath.Join(dir, "Packages.xz")
-	if err := download(mirror+"/dists/"+suite+"/main/binary-amd64/Packages.xz", list); err != nil {
+	if err := download(mirror(t)+"/dists/"+suite+"/main/binary-amd64/Packages.xz", list); err != nil {
 		t.Skipf("needs the package list of %s: %v", suite, err)
 	}
 	file := regexp.MustCompile(`(?m)^Package: linux-image-` + regexp.QuoteMeta(version) + `[^\n]*-cloud-amd64\n(?:[^\n]+\n)*?Filename: (\S+)`)
@@ -90,7 +88,7 @@ func kernel(t *testing.T, suite, version string) string {
 		t.Fatalf("%s has no linux-image-%s…-cloud-amd64", suite, version)
 	}
 	deb := filepath.Join(dir, "kernel.deb")
-	if err := download(mirror+"/"+all[len(all)-1][1], deb); err != nil {
+	if err := download(mirror(t)+"/"+all[len(all)-1][1], deb); err != nil {
 		t.Fatal(err)
 	}
 	run(t, dir, "dpkg", "-x", deb, "x")
@@ -99,6 +97,13 @@ func kernel(t *testing.T, suite, version string) string {
 		t.Fatalf("found %v: %v", images, err)
 	}
 	return images[0]
+}
+
+// mirror is where this machine has its packages from.
+func mirror(t *testing.T) string {
+	t.Helper()
+	return strings.TrimSuffix(strings.TrimSpace(run(t, "", "sh", "-c",
+		"apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep debian | grep -v security | head -n 1")), "/")
 }
 
 func download(url, file string) error {
