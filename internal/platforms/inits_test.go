@@ -44,6 +44,8 @@ var inits = []initProcess{
 		replace: map[string]string{
 			// We are three: guardian, watcher and supervisor.
 			"assert len(living_pids(pid_tree(os.getpid()))) == 6": "assert len(living_pids(pid_tree(os.getpid()))) == 8",
+			// Until the program catches signals, not for a second.
+			"print_signals & sleep 1'": "print_signals & until grep -q 7ffafeff /proc/$!/status; do sleep 0.1; done'",
 			// What outlived the target has ended already.
 			"    os.kill(child_pid, signal.SIGKILL)\n": "",
 			// A message of theirs; the status is checked.
