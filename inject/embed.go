@@ -997,7 +997,7 @@ func (d *document) variables(g *group, c *container, o *Options) []pair {
 	for _, v := range []pair{
 		{envConsole, o.Console}, {envToken, o.Token}, {envCA, ifAny(o.CA, caFile)}, {envPolicy, ifAny(o.Policy, policyFile)},
 		{envAppID, o.AppID}, {envContainer, named("", c.nameNode, c.name)}, {envImage, named(name, c.imageNode, c.image)},
-		{envDataDir, o.dataDir()}, {envWait, o.wait()},
+		{envDataDir, o.dataDir()}, {envWait, o.wait()}, {envOnFailure, o.OnFailure}, {envFiles, o.files()},
 	} {
 		if v.value != "" {
 			vars = append(vars, v)
