@@ -66,7 +66,11 @@ func withoutMark(definition []byte, do func([]byte) ([]byte, *Report, error)) ([
 		for r, size := utf8.DecodeRune(text); r != utf8.RuneError || size != 1; r, size = utf8.DecodeRune(text[i:]) {
 			i += size
 		}
-		f.at(text, i, "", "is not UTF-8")
+		msg := "is not UTF-8"
+		if bytes.HasPrefix(text, []byte{0xff, 0xfe}) || bytes.HasPrefix(text, []byte{0xfe, 0xff}) {
+			msg = "is UTF-16; write it as UTF-8"
+		}
+		f.at(text, i, "", msg)
 		return nil, nil, f.err()
 	}
 	out, rep, err := do(text)
