@@ -13,8 +13,14 @@ import (
 	"time"
 )
 
-// rounds is how often each death is tried; each at another moment.
-const rounds = 20
+// rounds is how often each death is tried, each at another moment; a hundred
+// times with TEST_DEATH_ROUNDS=100.
+var rounds = func() int {
+	if n, err := strconv.Atoi(os.Getenv("TEST_DEATH_ROUNDS")); err == nil {
+		return n
+	}
+	return 12
+}()
 
 // TestDeath kills the defender's processes in the middle of a load of execs and
 // connects. Closed, nothing of the target may live on; open, it goes on to its
@@ -33,11 +39,16 @@ func TestDeath(t *testing.T) {
 		{"guardian, open", func(f family) []int { return []int{f.guardian} }, true, true},
 		{"both, closed", func(f family) []int { return []int{f.guardian, f.supervisor} }, false, false},
 		{"their group, closed", func(f family) []int { return []int{-f.guardian} }, false, false},
+		{"watcher, closed", func(f family) []int { return []int{f.watcher} }, false, true},
+		{"watcher and supervisor, closed", func(f family) []int { return []int{f.watcher, f.supervisor} }, false, false},
+		{"watcher and supervisor, open", func(f family) []int { return []int{f.watcher, f.supervisor} }, true, true},
+		{"watcher and guardian, closed", func(f family) []int { return []int{f.watcher, f.guardian} }, false, false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			if traced {
+			whole := test.name == "watcher, closed" // nothing that works is hurt
+			if traced && !whole {
 				test.survives = false // the kernel ends the tracees of a dead tracer
 			}
 			for i := range rounds {
@@ -50,15 +61,15 @@ func TestDeath(t *testing.T) {
 				}
 				r.dir = workDir(t, 0)
 				end := filepath.Join(r.dir, "end")
-				seconds := "0.4"
-				if !test.survives {
-					seconds = "100" // it would go on for long
-				}
-				p := r.startProtected(t, victim("load"), seconds, "/bin/true", end)
+				p := r.startProtected(t, victim("load"), "1000", "/bin/true", end)
 				f := p.family()
 				time.Sleep(rand.N(150 * time.Millisecond))
 				for _, pid := range test.victims(f) {
 					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+				if test.survives {
+					time.Sleep(50 * time.Millisecond)
+					stop(t, end)
 				}
 				res := p.wait()
 				p.alone()
@@ -74,8 +85,11 @@ func TestDeath(t *testing.T) {
 					}
 					continue
 				}
-				if test.name == "supervisor, open" && res.status != 42 {
+				if (whole || strings.HasSuffix(test.name, "supervisor, open")) && res.status != 42 {
 					t.Errorf("round %d: status %d, want the target's 42: %s", i, res.status, res.err)
+				}
+				if whole && len(res.audits()) > 0 {
+					t.Errorf("round %d: %+v", i, res.audits())
 				}
 				if strings.Contains(res.out, "ENOSYS") || !strings.HasSuffix(res.out, "done\n") {
 					t.Errorf("round %d: %s", i, res.out)
@@ -165,6 +179,78 @@ func TestOpenWithClosedDescriptors(t *testing.T) {
 	}
 }
 
+// TestOutOfMemory has the kernel kill the supervisor for the memory that
+// another process of the container takes.
+func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	for _, mode := range []string{"closed", "open"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			group := memoryGroup(t, 200<<20)
+			join := []string{"sh", "-c", `echo $$ >"$0" && exec "$@"`, filepath.Join(group, "cgroup.procs")}
+			r := run{policy: denyNetwork("127.0.0.2"), flags: []string{"--on-failure", mode}, wrap: join, dir: workDir(t, 0)}
+			end := filepath.Join(r.dir, "end")
+			survives := mode == "open" && !traced
+			p := r.startProtected(t, victim("load"), "1000", "/bin/true", end)
+			f := p.family()
+			// The kernel takes the one with the highest score, then the eater.
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", f.supervisor), []byte("1000"), 0); err != nil {
+				t.Skip(err)
+			}
+			eater := run{}.start(t, append(slices.Clone(join), "tail", "/dev/zero"))
+			waitFor(t, func() bool { return !lives(f.supervisor) })
+			_ = eater.cmd.Process.Kill()
+			eater.wait()
+			if survives {
+				stop(t, end)
+			}
+			res := p.wait()
+			p.alone()
+			if _, err := os.Stat(end); (err == nil) != survives {
+				t.Errorf("the target came to its end: %v", err == nil)
+			}
+			if survives != (res.status == 42) || strings.Contains(res.out, "ENOSYS") {
+				t.Errorf("status %d: %s%s", res.status, res.out, res.err)
+			}
+		})
+	}
+}
+
+// stop brings the victim load to its end.
+func stop(t *testing.T, end string) {
+	t.Helper()
+	if err := os.WriteFile(end+".stop", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lives reports whether a process is there and no zombie.
+func lives(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(data), ") Z ")
+}
+
+// memoryGroup makes a cgroup that may hold so many bytes.
+func memoryGroup(t *testing.T, limit int) string {
+	t.Helper()
+	for _, at := range []struct{ root, file string }{
+		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"},
+		{"/sys/fs/cgroup", "memory.max"},
+	} {
+		dir := filepath.Join(at.root, fmt.Sprintf("defender-test-%d-%d", os.Getpid(), runs.Add(1)))
+		if os.Mkdir(dir, 0o755) != nil {
+			continue
+		}
+		t.Cleanup(func() { _ = os.Remove(dir) })
+		if os.WriteFile(filepath.Join(dir, at.file), []byte(strconv.Itoa(limit)), 0) == nil {
+			return dir
+		}
+	}
+	t.Skip("needs a memory cgroup")
+	return ""
+}
+
 // TestKilledTarget kills the target while calls of it are being answered.
 func TestKilledTarget(t *testing.T) {
 	t.Parallel()
@@ -199,7 +285,7 @@ func TestExecAgain(t *testing.T) {
 }
 
 // family are the processes of one run.
-type family struct{ guardian, supervisor, target int }
+type family struct{ guardian, watcher, supervisor, target int }
 
 // family waits until the target says that it is ready.
 func (p *started) family() family {
@@ -213,7 +299,13 @@ func (p *started) family() family {
 		return f
 	}
 	// The watcher, the guardian's other child, has none.
-	list := slices.DeleteFunc(children(f.guardian), func(pid int) bool { return len(children(pid)) == 0 })
+	list := slices.DeleteFunc(children(f.guardian), func(pid int) bool {
+		if len(children(pid)) > 0 {
+			return false
+		}
+		f.watcher = pid
+		return true
+	})
 	if len(list) == 0 {
 		p.t.Fatalf("there is no supervisor: %s", describe(p.mark))
 	}

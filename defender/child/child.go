@@ -111,7 +111,7 @@ func (c *Child) Exited(pid int, ws unix.WaitStatus) {
 func (c *Child) Reap() {
 	defer close(c.alone)
 	for {
-		pid, code, err := sys.PeekChild()
+		pid, code, status, err := sys.PeekChild()
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
@@ -122,6 +122,13 @@ func (c *Child) Reap() {
 			take(pid)
 			c.Stopped(pid)
 		default:
+			if pid == c.pid {
+				// Before it is taken: afterwards nobody else can ask.
+				if code != sys.Exited {
+					status += 128
+				}
+				early.Ended(int(status))
+			}
 			if ws, ok := take(pid); ok {
 				c.Exited(pid, ws)
 			}

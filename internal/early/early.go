@@ -331,6 +331,15 @@ func Finish() {
 	}
 }
 
+// Ended tells the guardian the target's exit status, in case that we die before
+// we can return it ourselves.
+func Ended(status int) {
+	if C.early_page != nil {
+		C.early_page.ended_status = C.int32_t(status)
+		atomic.StoreUint32((*uint32)(&C.early_page.ended), 1)
+	}
+}
+
 // Stopped tells the guardian that job control has stopped the target, so that
 // it stops too and the shell sees the job stopped.
 func Stopped() {

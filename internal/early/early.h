@@ -63,6 +63,8 @@ struct early {
 	uint32_t started;  // the target is, or is about to be, running
 	uint32_t finished; // the supervisor ends in order
 	int32_t target;    // pid
+	uint32_t ended;    // the target has, with
+	int32_t ended_status;
 	uint32_t stopped;  // the target is stopped by job control
 	uint32_t took_over;
 

@@ -338,7 +338,7 @@ static int let_everything_pass(int listener, const sigset_t *all)
 			if (pid == early_page->target)
 				return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 		if (pid < 0 && errno == ECHILD)
-			return 128 + SIGKILL;
+			return early_page->ended ? early_page->ended_status : 128 + SIGKILL;
 		while ((sig = sigtimedwait(all, &info, &now)) > 0)
 			if (sig != SIGCHLD)
 				kill(early_page->target, sig);

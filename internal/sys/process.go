@@ -14,25 +14,26 @@ const PidfdThread = unix.O_EXCL
 
 // Codes of a child's change (sigaction(2), si_code of SIGCHLD).
 const (
+	Exited  = 1 // CLD_EXITED
 	Trapped = 4 // CLD_TRAPPED: a stop for its tracer
 	Stopped = 5 // CLD_STOPPED: job control
 )
 
 // PeekChild waits for a child of this OS thread to change, and leaves the
-// change to be taken by a wait.
-func PeekChild() (pid int, code int32, err error) {
+// change to be taken by a wait. status is the exit status, or the signal.
+func PeekChild() (pid int, code, status int32, err error) {
 	// siginfo_t as waitid(2) fills it in.
 	var info struct {
 		signo, errno, code, _ int32
-		pid                   int32
-		_                     [128 - 20]byte
+		pid, uid, status      int32
+		_                     [128 - 28]byte
 	}
 	_, _, e := unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)),
 		unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT|unix.WNOTHREAD, 0, 0)
 	if e != 0 {
-		return 0, 0, e
+		return 0, 0, 0, e
 	}
-	return int(info.pid), info.code, nil
+	return int(info.pid), info.code, info.status, nil
 }
 
 // setThreadIDs changes the real and effective ids of the calling OS thread

@@ -1,9 +1,12 @@
 // load SECONDS PROGRAM [FILE]: starts PROGRAM and connects to itself over and
 // over, in several processes, and tells which calls failed and how. At the end
-// it writes "end" to FILE.
+// it writes "end" to FILE; the end comes early once there is FILE.stop.
 #include "victim.h"
 
 static int *counts; // by errno
+static char stop[PATH_MAX];
+
+static int running(double end) { return now() < end && (!*stop || access(stop, F_OK) != 0); }
 
 static void note(int r)
 {
@@ -13,7 +16,7 @@ static void note(int r)
 
 static void execs(const char *path, double end)
 {
-	while (now() < end) {
+	while (running(end)) {
 		pid_t pid = vfork();
 
 		if (pid == 0) {
@@ -34,7 +37,7 @@ static void connects(double end)
 
 	if (bind(l, (void *)&a, sizeof a) || listen(l, 64) || getsockname(l, (void *)&a, &len))
 		die("listen");
-	while (now() < end) {
+	while (running(end)) {
 		int s = socket(AF_INET, SOCK_STREAM, 0), c;
 
 		setsockopt(s, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
@@ -55,6 +58,8 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		die("load SECONDS PROGRAM");
+	if (argc > 3)
+		snprintf(stop, sizeof stop, "%s.stop", argv[3]);
 	counts = shared(1024 * sizeof *counts);
 	end = now() + atof(argv[1]);
 	for (int i = 0; i < 4; i++)
