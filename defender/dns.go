@@ -105,7 +105,7 @@ func (d *Defender) asker(network string, client netip.AddrPort) policy.Process {
 
 // hosts returns the names of /etc/hosts. It is read before there is a target:
 // what that writes there makes no address known.
-func (d *Defender) hosts() map[netip.Addr]string {
+func (d *Defender) hosts() map[netip.Addr][]string {
 	const path = "/etc/hosts"
 	data, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -174,6 +174,14 @@ func (d *Defender) taken(t supervisor.Taken, who policy.Process) {
 	}
 	if query := d.proxy.Admit(ctx, t.Payload, who); query != nil && t.Send != nil {
 		_ = t.Send(query)
+	}
+}
+
+// named notes for which names the address of an Outbound event was looked up.
+func (d *Defender) named(ev *policy.Event) {
+	var names []string
+	if names, ev.Resolved = d.proxy.Resolved(ev.Addr.Addr()); len(names) > 0 {
+		ev.Name, ev.Aliases = names[0], names[1:]
 	}
 }
 

@@ -135,7 +135,7 @@ func (d *Defender) describe(c *supervisor.Call) policy.Event {
 		ev.Kind, ev.Addr, ev.Proto = policy.Listen, c.Addr, c.Network
 	default:
 		ev.Kind, ev.Addr, ev.Proto = policy.Outbound, c.Addr, c.Network
-		ev.Name, ev.Resolved = d.proxy.Resolved(c.Addr.Addr())
+		d.named(&ev)
 	}
 	return ev
 }

@@ -147,7 +147,7 @@ func (d *Defender) inheritedSocket(fd int) (ev policy.Event, what string) {
 		to := addrPort(peer)
 		to = netip.AddrPortFrom(supervisor.Canonical(to.Addr()), to.Port())
 		ev = policy.Event{Kind: policy.Outbound, Addr: to, Proto: proto}
-		ev.Name, ev.Resolved = d.proxy.Resolved(to.Addr())
+		d.named(&ev)
 		what = proto + " to " + to.String()
 		if to.Port() == dnsPort {
 			what += ", a name server: lookups there are not judged"

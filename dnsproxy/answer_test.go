@@ -1,10 +1,12 @@
 package dnsproxy
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,28 +119,60 @@ func TestResolved(t *testing.T) {
 	p.clock = c.now
 	is := func(addr, want string) {
 		t.Helper()
-		if got, ok := p.Resolved(netip.MustParseAddr(addr)); got != want || ok != (want != "") {
+		got, ok := p.Resolved(netip.MustParseAddr(addr))
+		if strings.Join(got, " ") != want || ok != (want != "") {
 			t.Errorf("%s: got %q, %v, want %q", addr, got, ok, want)
 		}
 	}
 	is("192.0.2.1", "")
-	is("192.0.2.7", "db")
+	is("192.0.2.7", "db db.test other")
 	is("0.0.0.0", "")
 	exchange(t, p, ask("Good.test.", dns.TypeA), true)
 	is("192.0.2.1", "good.test")
 	is("::ffff:192.0.2.1", "good.test")
 	is("2001:db8::1", "good.test")
 	exchange(t, p, ask("other.test.", dns.TypeA), true)
-	is("192.0.2.1", "other.test")
+	is("192.0.2.1", "other.test good.test")
 	exchange(t, p, ask("evil.test.", dns.TypeA), true)
-	is("192.0.2.1", "other.test")
+	is("192.0.2.1", "other.test good.test")
 	c.pass(time.Minute + pinGrace - 1)
-	is("192.0.2.1", "other.test") // which is a use
+	is("192.0.2.1", "other.test good.test") // which is a use
 	c.pass(pinGrace - 1)
-	is("192.0.2.1", "other.test")
+	is("192.0.2.1", "other.test good.test")
 	c.pass(pinGrace)
 	is("192.0.2.1", "")
-	is("192.0.2.7", "db")
+	is("192.0.2.7", "db db.test other")
+}
+
+// Whoever serves pages for others has one address for many names.
+func TestSharedAddress(t *testing.T) {
+	up := newUpstream(t, answerA)
+	p := newProxy(t, Config{Upstreams: Plain(up.addr)})
+	ask := func(name string) {
+		t.Helper()
+		raw, _ := ask(name+".", dns.TypeA).Pack()
+		if w := p.newWorker(); w.quick(nil, raw, true) == nil {
+			p.Exchange(context.Background(), raw, wget, true)
+		}
+	}
+	has := func(name string) bool {
+		names, _ := p.Resolved(netip.AddrFrom4([4]byte{192, 0, 2, 1}))
+		return slices.Contains(names, name) && len(names) <= maxPinNames
+	}
+	for _, name := range []string{"good.test", "also.test", "good.test"} {
+		if ask(name); !has("good.test") {
+			t.Errorf("after %s, good.test is forgotten", name)
+		}
+	}
+	for i := range maxPinNames {
+		ask(fmt.Sprintf("other%d.test", i))
+	}
+	if has("good.test") {
+		t.Error("the names are not bounded")
+	}
+	if ask("good.test"); !has("good.test") {
+		t.Error("answered from the cache without noting the name again")
+	}
 }
 
 // What is dropped for want of room is noted again, though the cache answers.
@@ -241,7 +275,8 @@ func TestTunnelsAreNewNames(t *testing.T) {
 func FuzzParseHosts(f *testing.F) {
 	f.Add([]byte("127.0.0.1 localhost\n::1\tlocalhost ip6 # x\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for addr, name := range ParseHosts(data) {
+		for addr, names := range ParseHosts(data) {
+			name := names[0]
 			if name == "" && !strings.Contains(string(data), ".") || !addr.IsValid() || cmp.Diff(addr, addr.Unmap(), addresses) != "" {
 				t.Errorf("%q: %v is %q", data, addr, name)
 			}

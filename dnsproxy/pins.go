@@ -3,6 +3,7 @@ package dnsproxy
 import (
 	"container/list"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,19 +11,21 @@ import (
 )
 
 const (
-	maxPins = 16384
+	maxPins     = 16384
+	maxPinNames = 8 // of one address, those looked up last
 	// pinGrace is how long an address stays known when its time to live is
 	// over, from its last use on: programs keep addresses for longer than they
 	// may, and some, such as proxies, for as long as they run.
 	pinGrace = time.Hour
 )
 
-// pins remembers for which name an allowed lookup last returned an address.
+// pins remembers for which names allowed lookups returned an address: many
+// names share one, at whoever serves pages for others.
 type pins struct {
-	hosts map[netip.Addr]string // for ever
+	hosts map[netip.Addr][]string // for ever
 
-	// lost counts those that were dropped for want of room: an answer in the
-	// cache then no longer vouches for its addresses.
+	// lost counts addresses and names that were dropped for want of room: an
+	// answer in the cache then no longer vouches for its addresses.
 	lost atomic.Uint64
 
 	mu     sync.Mutex
@@ -32,7 +35,7 @@ type pins struct {
 
 type pin struct {
 	addr  netip.Addr
-	name  string
+	names []string // the one looked up last first; a new slice when it changes
 	until time.Time
 }
 
@@ -47,7 +50,10 @@ func (p *pins) add(name string, addrs []netip.Addr, until time.Time) {
 	for _, addr := range addrs {
 		if e := p.byAddr[addr]; e != nil {
 			known := e.Value.(*pin)
-			known.name = name
+			if known.first(name); len(known.names) > maxPinNames {
+				known.names = known.names[:maxPinNames]
+				p.lost.Add(1)
+			}
 			if until.After(known.until) {
 				known.until = until
 			}
@@ -60,13 +66,28 @@ func (p *pins) add(name string, addrs []netip.Addr, until time.Time) {
 			delete(p.byAddr, oldest.Value.(*pin).addr)
 			p.lost.Add(1)
 		}
-		p.byAddr[addr] = p.used.PushBack(&pin{addr, name, until})
+		p.byAddr[addr] = p.used.PushBack(&pin{addr, []string{name}, until})
 	}
 }
 
-func (p *pins) get(addr netip.Addr, now time.Time) (string, bool) {
+// first puts a name before the others of an address.
+func (known *pin) first(name string) {
+	if known.names[0] == name {
+		return
+	}
+	names := append(make([]string, 0, maxPinNames+1), name)
+	for _, other := range known.names {
+		if other != name {
+			names = append(names, other)
+		}
+	}
+	known.names = names
+}
+
+func (p *pins) get(addr netip.Addr, now time.Time) ([]string, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	hosts, ok := p.hosts[addr]
 	if e := p.byAddr[addr]; e != nil {
 		known := e.Value.(*pin)
 		if now.Before(known.until) {
@@ -74,27 +95,29 @@ func (p *pins) get(addr netip.Addr, now time.Time) (string, bool) {
 				known.until = until
 			}
 			p.used.MoveToBack(e)
-			return known.name, true
+			if ok {
+				return slices.Concat(known.names, hosts), true
+			}
+			return known.names, true
 		}
 		p.used.Remove(e)
 		delete(p.byAddr, addr)
 	}
-	name, ok := p.hosts[addr]
-	return name, ok
+	return hosts, ok
 }
 
-// Resolved returns the name that a lookup of the target was last allowed for
-// and that led to addr, or the name of addr in the hosts file that the proxy
-// was given. It is known for as long as the answer said, and an hour beyond
-// that or its last use.
-func (p *Proxy) Resolved(addr netip.Addr) (name string, ok bool) {
+// Resolved returns the names that lookups of the target were allowed for and
+// that led to addr, the last one first, and those of addr in the hosts file
+// that the proxy was given. An address is known for as long as the answer said,
+// and an hour beyond that or its last use. The slice is not to be changed.
+func (p *Proxy) Resolved(addr netip.Addr) (names []string, ok bool) {
 	return p.pins.get(addr.Unmap().WithZone(""), p.now())
 }
 
 // ParseHosts reads a file of the form of /etc/hosts (hosts(5)) and returns the
-// first name of each address.
-func ParseHosts(data []byte) map[netip.Addr]string {
-	hosts := make(map[netip.Addr]string)
+// names of each address.
+func ParseHosts(data []byte) map[netip.Addr][]string {
+	hosts := make(map[netip.Addr][]string)
 	for line := range strings.Lines(string(data)) {
 		line, _, _ = strings.Cut(line, "#")
 		f := strings.Fields(line)
@@ -106,8 +129,13 @@ func ParseHosts(data []byte) map[netip.Addr]string {
 			continue // as the C library does
 		}
 		addr = addr.Unmap().WithZone("")
-		if _, known := hosts[addr]; !known && !addr.IsUnspecified() {
-			hosts[addr] = strings.ToLower(strings.TrimSuffix(f[1], "."))
+		if addr.IsUnspecified() {
+			continue
+		}
+		for _, name := range f[1:] {
+			if name = strings.ToLower(strings.TrimSuffix(name, ".")); !slices.Contains(hosts[addr], name) {
+				hosts[addr] = append(hosts[addr], name)
+			}
 		}
 	}
 	return hosts

@@ -57,7 +57,7 @@ type Config struct {
 	// that have but a name. They are asked for nothing else.
 	Bootstrap []netip.AddrPort
 	// Hosts are names of addresses for Resolved, for ever; see ParseHosts.
-	Hosts map[netip.Addr]string
+	Hosts map[netip.Addr][]string
 	// Search is the resolvers' search list. A resolver that is told that a
 	// name is not there goes on with the name below each of these: they are
 	// judged and refused, but one refusal is recorded, not all.

@@ -201,8 +201,19 @@ var outboundNet = map[string]attribute{
 	}},
 	"net.private_subnet": {Attribute: truth(func(s scene) bool { return !internet(canonicalAddr(s.ev.Addr.Addr())) })},
 	"net.protocol":       {Attribute: text(func(s scene) string { return s.ev.Proto })},
-	"net.name":           {Attribute: text(func(s scene) string { return s.ev.Name }), needs: NeedNames},
+	"net.name":           {Attribute: values(func(s scene, i int) (string, int) { return s.ev.name(i) }), needs: NeedNames},
 	"net.resolved":       {Attribute: truth(func(s scene) bool { return s.ev.Resolved }), needs: NeedNames},
+}
+
+// name returns name i of the destination; next is -1 behind the last.
+func (ev *Event) name(i int) (name string, next int) {
+	switch {
+	case i == 0:
+		return ev.Name, 1
+	case i <= len(ev.Aliases):
+		return ev.Aliases[i-1], i + 1
+	}
+	return "", -1
 }
 
 var listenNet = map[string]attribute{

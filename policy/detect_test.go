@@ -149,10 +149,15 @@ func TestNetworkDetections(t *testing.T) {
 	names := compile(t, Rule{Network: &NetworkSection{Effect: on, Outbound: OutboundSection{
 		Allow: list("10.0.0.0/8"), AllowNames: list("*.example.com"), DenyNames: list("bad.example.com"),
 	}}})
+	translate := compile(t, Rule{Network: &NetworkSection{Effect: on, Outbound: OutboundSection{Deny: list("10.0.0.0/8")}}})
 	anyName := compile(t, Rule{Network: &NetworkSection{Effect: on, Outbound: OutboundSection{AllowNames: list("*")}}})
 	exempt := compile(t, Rule{Network: &NetworkSection{Effect: new(Disable), Outbound: OutboundSection{Allow: list("169.254.170.2"), Unresolved: on}}})
 	named := func(addr, name string) *Event {
 		return with(outbound(addr), func(ev *Event) { ev.Name, ev.Resolved = name, true })
+	}
+	also := func(ev *Event, names ...string) *Event {
+		ev.Aliases = names
+		return ev
 	}
 	scans := func(s Scan) *Event { return with(outbound("10.0.0.1:22"), func(ev *Event) { ev.Scan = s }) }
 	for _, c := range []struct {
@@ -187,6 +192,11 @@ func TestNetworkDetections(t *testing.T) {
 		{"unresolved, in a disabled section", exempt, outbound("169.254.170.3:80"), Unresolved, ""},
 		{"by address", names, outbound("10.1.2.3:443"), "", ""},
 		{"by name", names, named("8.8.8.8:443", "api.Example.com."), "", ""},
+		{"by another of its names", names, also(named("8.8.8.8:443", "cdn.test"), "x.test", "api.example.com"), "", ""},
+		{"denied by another of its names", names, also(named("8.8.8.8:443", "api.example.com"), "bad.example.com"), DeniedIP, `"bad.example.com" is on the deny list`},
+		{"a pool by another name", pools, also(named("1.2.3.4:443", "a.test"), "xmr.pool.nanopool.org"), MiningPool, "nanopool.org"},
+		{"a translator's address of a denied one", translate, outbound("[64:ff9b::10.1.2.3]:443"), DeniedIP, "10.1.2.3"},
+		{"a translator's address", translate, outbound("[64:ff9b::11.1.2.3]:443"), "", ""},
 		{"by neither", names, named("8.8.8.8:443", "example.com"), DeniedIP, `8.8.8.8 ("example.com") is not on the allow list`},
 		{"a name that no lookup gave", names, with(outbound("8.8.8.8:443"), func(ev *Event) { ev.Name = "api.example.com" }), DeniedIP, "8.8.8.8"},
 		{"a denied name", names, named("10.1.2.3:443", "bad.example.com"), DeniedIP, `10.1.2.3: "bad.example.com" is on the deny list`},

@@ -86,11 +86,19 @@ var (
 // private reports whether an address is not one on the internet.
 func private(a netip.Addr) bool {
 	a = a.Unmap()
-	if nat64.Contains(a) {
-		b := a.As16()
-		a = netip.AddrFrom4([4]byte(b[12:]))
+	if v4, ok := translated(a); ok {
+		a = v4
 	}
 	return a.IsUnspecified() || !internet(a) || ula.Contains(a)
+}
+
+// translated returns the IPv4 address that a translator makes of a (RFC 6052).
+func translated(a netip.Addr) (netip.Addr, bool) {
+	if !nat64.Contains(a) {
+		return a, false
+	}
+	b := a.As16()
+	return netip.AddrFrom4([4]byte(b[12:])), true
 }
 
 // Words for DNSSection.Answer and Verdict.Answer, beside addresses.

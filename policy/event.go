@@ -135,11 +135,13 @@ type Event struct {
 	Proto string         `json:"proto,omitzero"` // "tcp", "udp", …; of a RawSocket "raw" or "packet"
 
 	// Of an Outbound event: Resolved says that an allowed lookup returned the
-	// address, Name for which name (see NeedNames). Scan says that the sender
+	// address, Name for which name last, Aliases for which others (see
+	// NeedNames): many names may share an address. Scan says that the sender
 	// tries many ports or addresses in a short time (see NeedScans).
-	Name     string `json:"name,omitzero"`
-	Resolved bool   `json:"resolved,omitzero"`
-	Scan     Scan   `json:"scan,omitzero"`
+	Name     string   `json:"name,omitzero"`
+	Aliases  []string `json:"aliases,omitzero"`
+	Resolved bool     `json:"resolved,omitzero"`
+	Scan     Scan     `json:"scan,omitzero"`
 
 	File File `json:"file,omitzero"` // of a FileWrite and a UnixConnect
 

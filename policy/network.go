@@ -62,8 +62,10 @@ var networkChecks = []detector[NetworkSection]{
 // minerPool finds a mining pool by its name, or a destination without a name
 // by its port.
 func minerPool(ev *Event) string {
-	if host := pool(foldDomain(ev.Name)); host != "" {
-		return quote(host) + " is a mining pool"
+	for name, i := ev.name(0); i >= 0; name, i = ev.name(i) {
+		if host := pool(foldDomain(name)); host != "" {
+			return quote(host) + " is a mining pool"
+		}
 	}
 	if !ev.Resolved && poolPorts[ev.Addr.Port()] && internet(canonicalAddr(ev.Addr.Addr())) {
 		return "port " + strconv.Itoa(int(ev.Addr.Port())) + " of an address that no lookup returned: mining pools listen there"
@@ -201,12 +203,17 @@ func (j *networkJudge) judge(ev *Event) (Detection, string) {
 	if entry, ok := j.deny.match(addr); ok {
 		return DeniedIP, listed(addr.String(), addr.String(), entry)
 	}
-	if entry, ok := j.denyNames.matchName(ev); ok {
-		return DeniedIP, addr.String() + ": " + listed(quoteDomain(ev.Name), ev.Name, entry)
+	if v4, ok := translated(addr); ok {
+		if entry, ok := j.deny.match(v4); ok {
+			return DeniedIP, addr.String() + " leads to " + listed(v4.String(), v4.String(), entry)
+		}
+	}
+	if name, entry, ok := j.denyNames.matchName(ev); ok {
+		return DeniedIP, addr.String() + ": " + listed(quoteDomain(name), name, entry)
 	}
 	if (j.allow != nil || j.allowNames != nil) && !addr.IsLoopback() {
 		if _, ok := j.allow.match(addr); !ok {
-			if _, ok := j.allowNames.matchName(ev); !ok {
+			if _, _, ok := j.allowNames.matchName(ev); !ok {
 				return DeniedIP, notListed(destination(addr, ev))
 			}
 		}
@@ -224,13 +231,18 @@ func (j *networkJudge) judge(ev *Event) (Detection, string) {
 	return NothingDetected, ""
 }
 
-// matchName returns the entry that covers the name of a destination. One that
-// no lookup returned has none. The nil list covers nothing.
-func (d *domains) matchName(ev *Event) (entry string, ok bool) {
+// matchName returns the first of a destination's names that is covered, and by
+// which entry. One that no lookup returned has none. The nil list covers nothing.
+func (d *domains) matchName(ev *Event) (name, entry string, ok bool) {
 	if d == nil || !ev.Resolved {
-		return "", false
+		return "", "", false
 	}
-	return d.match(foldDomain(ev.Name))
+	for name, i := ev.name(0); i >= 0; name, i = ev.name(i) {
+		if entry, ok := d.match(foldDomain(name)); ok {
+			return name, entry, true
+		}
+	}
+	return "", "", false
 }
 
 // destination names a destination for people.

@@ -508,7 +508,7 @@ func TestNotes(t *testing.T) {
 	_, notes, err := Import([]byte(`{"rules":[{"name":"a","notes":"why","owner":"o","modified":"m","previousName":"p","advancedProtection":true,"collections":[{"name":"All"}],
 		"processes":{"effect":"disable","checkCryptoMiners":true},
 		"network":{"effect":"block","whitelistIPs":["10.1.2.3/8"]},
-		"dns":{"effect":"alert","whitelist":["*.s3.*.example.com","*.*.b.a"]},
+		"dns":{"effect":"alert","whitelist":["*.s3.*.example.com","*.*.b.a","*amazon.com","*.s3.*amazon.com","**.plain.test"]},
 		"filesystem":{"effect":"disable","skipEncryptedBinaries":true}}]}`))
 	if err != nil {
 		t.Fatal(err)
@@ -521,6 +521,8 @@ func TestNotes(t *testing.T) {
 		`rules[0].network.whitelistIPs[0]: "10.1.2.3/8" is read as 10.0.0.0/8`,
 		`rules[0].dns.whitelist[0]: "*.s3.*.example.com" is read as "*.example.com": of several stars the last counts`,
 		`rules[0].dns.whitelist[1]: "*.*.b.a" is read as "*.b.a": of several stars the last counts`,
+		`rules[0].dns.whitelist[2]: "*amazon.com" is read as "**.amazon.com": other names that end in these letters are not meant`,
+		`rules[0].dns.whitelist[3]: "*.s3.*amazon.com" is read as "**.amazon.com": other names that end in these letters are not meant`,
 		`rules[0].advancedProtection: feeds of bad names and addresses do not exist here; files are compared with the rule's own list, files.malware`,
 	}
 	var got []string

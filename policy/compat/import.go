@@ -149,8 +149,8 @@ func (c *importer) rule(r *Rule, at string) policy.Rule {
 		at := at + "dns."
 		out.DNS = &policy.DNSSection{
 			Effect: c.effect(s.Effect, at+"effect"),
-			Allow:  c.domains(s.Whitelist, at+"whitelist"),
-			Deny:   c.domains(s.Blacklist, at+"blacklist"),
+			Allow:  c.domains(s.Whitelist, at+"whitelist", false),
+			Deny:   c.domains(s.Blacklist, at+"blacklist", true),
 		}
 	}
 	if s := r.Filesystem; s != nil {
@@ -247,16 +247,27 @@ func (c *importer) ports(ranges []PortRange, path string, deny bool) []string {
 }
 
 // domains reads patterns of names. Of several stars only the right-most counts
-// there: "*.s3.*.example.com" means "*.example.com".
-func (c *importer) domains(entries []string, path string) []string {
+// there: "*.s3.*.example.com" means "*.example.com". One that is not a label of
+// its own, "*example.com", means every name that ends so; here it is the name
+// and what is below it.
+//
+// That would leave out some of what is to be denied, so there it stays a fault.
+func (c *importer) domains(entries []string, path string, deny bool) []string {
 	out := slices.Clone(list(entries))
 	for i, s := range out {
 		star := strings.LastIndexByte(s, '*')
-		if star <= 0 || s[star-1] != '.' || !strings.HasPrefix(s[star:], "*.") || strings.HasPrefix(s, "**.") && star == 1 {
-			continue
+		rest, label := strings.CutPrefix(s[star+1:], ".")
+		at := fmt.Sprintf("%s[%d]", path, i)
+		switch {
+		case star < 0 || rest == "" || star == 0 && label || star > 0 && s[star-1] != '.':
+			// As it is here, or a fault.
+		case label:
+			out[i] = "*." + rest
+			c.notes.add(at, "%q is read as %q: of several stars the last counts", s, out[i])
+		case !deny:
+			out[i] = "**." + rest
+			c.notes.add(at, "%q is read as %q: other names that end in these letters are not meant", s, out[i])
 		}
-		out[i] = s[star:]
-		c.notes.add(fmt.Sprintf("%s[%d]", path, i), "%q is read as %q: of several stars the last counts", s, out[i])
 	}
 	return out
 }
