@@ -26,15 +26,23 @@ help: ## this list
 BENCH_PACKAGES := $(BUILD_PACKAGES) make strace tini dumb-init git curl python3-minimal nginx wrk redis-server \
 	postgresql dnsperf dnsmasq-base unbound util-linux
 
+STATIC := -trimpath -tags netgo,osusergo -ldflags '-s -w -linkmode external -extldflags -static -X main.version=$(VERSION)'
+ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross libseccomp-dev:arm64
+
 .PHONY: build
 build: ## bin/defender, bin/console and bin/defenderctl, static programs
 	@scripts/packages $(BUILD_PACKAGES)
-	go build -trimpath -tags netgo,osusergo \
-		-ldflags '-s -w -linkmode external -extldflags -static -X main.version=$(VERSION)' \
-		-o bin/defender ./cmd/defender
+	go build $(STATIC) -o bin/defender ./cmd/defender
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/console ./cmd/defenderctl
 	@if readelf -l bin/defender | grep -q INTERP; then \
 		echo 'build: bin/defender is not static' >&2; rm bin/defender; exit 1; fi
+
+.PHONY: build-arm64
+build-arm64: ## the same for arm64 (Graviton, Ampere), in bin/arm64; from any Debian machine
+	@scripts/packages $(BUILD_PACKAGES) $(ARM64_PACKAGES)
+	GOARCH=arm64 CC=aarch64-linux-gnu-gcc PKG_CONFIG_LIBDIR=/usr/lib/aarch64-linux-gnu/pkgconfig \
+		go build $(STATIC) -o bin/arm64/defender ./cmd/defender
+	GOARCH=arm64 CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arm64/ ./cmd/console ./cmd/defenderctl
 
 .PHONY: demo
 demo: build ## the sample task, with and without the Defender (DEMO_EXIT=1: end by itself)

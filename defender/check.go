@@ -22,10 +22,13 @@ type Report struct {
 	Backends []BackendReport    `json:"backends"`
 	Lost     []supervisor.Lost  `json:"lost"`
 
+	Platform     string   `json:"platform,omitempty"` // "" if nothing tells
 	Kernel       string   `json:"kernel"`
 	User         int      `json:"user"`
 	Capabilities []string `json:"capabilities"` // of those that matter here
 	NoNewPrivs   bool     `json:"noNewPrivs"`
+
+	place place
 }
 
 // BackendReport is how the self-test of one backend ended.
@@ -43,7 +46,8 @@ func Check() (*Report, error) {
 		return nil, errors.New(`there are no probes: "check" must be the program's first argument`)
 	}
 	defer early.DismissProbes()
-	r := &Report{Level: supervisor.Observe, User: sys.Us.UID[1]}
+	here := placeOf(os.Environ())
+	r := &Report{Level: supervisor.Observe, User: sys.Us.UID[1], Platform: here.name, place: here}
 	best := observeOnly
 	for n, by := range backends {
 		levels, err := try(n, true)
@@ -76,6 +80,9 @@ func Check() (*Report, error) {
 		r.Kernel = unix.ByteSliceToString(uts.Release[:])
 	}
 	r.Lost = append(append(r.Lost, best.Lost...), r.surroundings()...)
+	for i := range r.Lost {
+		r.Lost[i].Cure = here.remedy(r.Lost[i].Cure)
+	}
 	return r, nil
 }
 
@@ -95,22 +102,22 @@ func (r *Report) surroundings() []supervisor.Lost {
 	add := func(what, why, cure string) { lost = append(lost, supervisor.Lost{What: what, Why: why, Cure: cure}) }
 	if r.Level == supervisor.ByPtrace {
 		add("no debugger works inside the target, and it ends with the defender whatever --on-failure says",
-			"a process has one tracer, and that is the defender", "")
+			"a process has one tracer, and that is the defender", r.place.listener)
 	}
 	if !r.NoNewPrivs && !sys.Can(unix.CAP_SYS_ADMIN) {
 		add("set-uid programs, sudo and ping among them, gain no privileges in the target",
 			"without SYS_ADMIN a filter needs no_new_privs", "start the target as the user it needs")
 	}
 	if sys.Can(unix.CAP_SYS_PTRACE) && !sys.Can(unix.CAP_SETPCAP) && sys.Us.UID[3] == 0 {
-		add("a root target keeps SYS_PTRACE and may reach the defender", "dropping it needs SETPCAP", "add the capability SETPCAP")
+		add("a root target keeps SYS_PTRACE and may reach the defender", "dropping it needs SETPCAP", capability+"SETPCAP")
 	}
 	if !sys.Can(unix.CAP_NET_RAW) {
 		add("lookups to foreign name servers from sockets that are never connected are judged, and then answered by those servers",
-			"answering them under the server's name needs NET_RAW", "add the capability NET_RAW")
+			"answering them under the server's name needs NET_RAW", capability+"NET_RAW")
 	}
 	if port := firstFreePort(); port > dnsPort && !sys.Can(unix.CAP_NET_BIND_SERVICE) {
 		add("resolv.conf cannot name the defender, lookups are redirected call by call",
-			fmt.Sprintf("ports below %d are for the capability NET_BIND_SERVICE", port), "add the capability NET_BIND_SERVICE")
+			fmt.Sprintf("ports below %d are for the capability NET_BIND_SERVICE", port), capability+"NET_BIND_SERVICE")
 	} else if err := unix.Access(resolvConf, unix.W_OK); err != nil {
 		add("resolv.conf cannot be changed, lookups are redirected call by call", fmt.Sprintf("%s: %v", resolvConf, err), "")
 	}
@@ -161,18 +168,21 @@ func (r *Report) Write(w io.Writer) error {
 		}
 		if l.Cure != "" {
 			fmt.Fprintf(&b, "    instead  %s\n", l.Cure)
-			add = add || strings.Contains(l.Cure, "capability")
+			add = add || strings.HasPrefix(l.Cure, capability)
 		}
 	}
 	if add {
-		b.WriteString("\nA capability is added in linuxParameters.capabilities.add of an ECS container definition (Fargate takes\n" +
-			"SYS_PTRACE alone), in securityContext.capabilities.add of a Kubernetes container, or with --cap-add.\n")
+		fmt.Fprintf(&b, "\nA capability is added %s.\n", r.place.how)
 	}
 	has := strings.Join(r.Capabilities, " ")
 	if has == "" {
 		has = "none"
 	}
-	fmt.Fprintf(&b, "\nkernel %s, user %d, no_new_privs %t; of the capabilities that matter: %s\n", r.Kernel, r.User, r.NoNewPrivs, has)
+	b.WriteString("\n")
+	if r.Platform != "" {
+		fmt.Fprintf(&b, "platform %s, ", r.Platform)
+	}
+	fmt.Fprintf(&b, "kernel %s, user %d, no_new_privs %t; of the capabilities that matter: %s\n", r.Kernel, r.User, r.NoNewPrivs, has)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

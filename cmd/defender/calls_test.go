@@ -2,11 +2,14 @@ package main
 
 import (
 	"crypto/sha256"
+	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -247,7 +250,7 @@ func TestRenamed(t *testing.T) {
 	if resolved, err := filepath.EvalSymlinks(mkdir); err == nil && filepath.Base(resolved) != "mkdir" {
 		t.Skipf("needs a mkdir of its own: it is %s", resolved)
 	}
-	const loader, musl = "/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1"
+	musl := map[string]string{"amd64": "/lib/ld-musl-x86_64.so.1", "arm64": "/lib/ld-musl-aarch64.so.1"}[runtime.GOARCH]
 	// How the other name is made.
 	const as = `f() { cp -L "$1" innocent; }; l() { ln "$(realpath "$1")" innocent || cp -L "$1" innocent; }; s() { ln -s "$1" innocent; }; `
 	tests := []struct{ name, program, script string }{
@@ -313,29 +316,12 @@ func TestRenamed(t *testing.T) {
 // Nothing of it could be seen: it does not start, and that is said.
 func TestForeignProgram(t *testing.T) {
 	t.Parallel()
-	dir := workDir(t, 0)
-	program, source := filepath.Join(dir, "program32"), filepath.Join(dir, "program32.c")
-	err := os.WriteFile(source, []byte(`
-static long call(long n, long a, long b, long c)
-{
-	long r;
-	__asm__ volatile("int $0x80" : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c) : "memory");
-	return r;
-}
-void _start(void)
-{
-	call(4, 1, (long)"ran\n", 4);
-	call(1, 7, 0, 0);
-}
-`), 0o644)
-	if err != nil {
+	program := filepath.Join(workDir(t, 0), "program32")
+	if err := os.WriteFile(program, program32(t), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("gcc", "-m32", "-nostdlib", "-static", "-ffreestanding", "-no-pie", "-fno-pie", "-O2", "-o", program, source).CombinedOutput(); err != nil {
-		t.Skipf("needs a compiler for i386: %v %s", err, out)
-	}
 	if native := (run{}).native(t, program); native.out != "ran\n" || native.status != 7 {
-		t.Skipf("needs a kernel that runs i386 (CONFIG_IA32_EMULATION): %+v", native)
+		t.Skipf("needs a kernel and a processor that run 32-bit programs: %+v", native)
 	}
 	for _, argv := range [][]string{{victim("exec"), "plain", program}, {victim("exec"), "spawn", program}, {victim("exec"), "proc-fd", program}} {
 		r := run{}.protected(t, argv...)
@@ -343,6 +329,65 @@ void _start(void)
 			t.Errorf("%v: %q %s, audits %+v", argv, r.out, r.err, r.records)
 		}
 	}
+}
+
+// program32 is a program for the processor's 32-bit form that writes "ran" and
+// exits with 7: its file, for there may be no compiler for it.
+func program32(t *testing.T) []byte {
+	t.Helper()
+	const (
+		base   = 0x100000
+		before = 52 + 32 // the headers of the file and of its one segment
+	)
+	var machine elf.Machine
+	var flags uint32
+	var code []byte
+	switch runtime.GOARCH {
+	case "amd64":
+		machine = elf.EM_386
+		code = []byte{
+			0xb8, 4, 0, 0, 0, // mov $4, %eax: write
+			0xbb, 1, 0, 0, 0, // mov $1, %ebx
+			0xb9, before + 34, 0, base >> 16, 0, // mov $text, %ecx
+			0xba, 4, 0, 0, 0, // mov $4, %edx
+			0xcd, 0x80, // int $0x80
+			0xb8, 1, 0, 0, 0, // mov $1, %eax: exit
+			0xbb, 7, 0, 0, 0, // mov $7, %ebx
+			0xcd, 0x80,
+		}
+	case "arm64":
+		machine, flags = elf.EM_ARM, 0x05000000 // EABI 5
+		for _, word := range []uint32{
+			0xe3a07004, // mov r7, #4: write
+			0xe3a00001, // mov r0, #1
+			0xe28f1010, // adr r1, text
+			0xe3a02004, // mov r2, #4
+			0xef000000, // svc 0
+			0xe3a07001, // mov r7, #1: exit
+			0xe3a00007, // mov r0, #7
+			0xef000000,
+		} {
+			code = binary.LittleEndian.AppendUint32(code, word)
+		}
+	default:
+		t.Skipf("has no 32-bit program for %s", runtime.GOARCH)
+	}
+	code = append(code, "ran\n"...)
+	size := uint32(before + len(code))
+	file, err := binary.Append(nil, binary.LittleEndian, elf.Header32{
+		Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS32), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:  uint16(elf.ET_EXEC), Machine: uint16(machine), Version: uint32(elf.EV_CURRENT),
+		Entry: base + before, Phoff: 52, Flags: flags, Ehsize: 52, Phentsize: 32, Phnum: 1,
+	})
+	if err == nil {
+		file, err = binary.Append(file, binary.LittleEndian, elf.Prog32{
+			Type: uint32(elf.PT_LOAD), Vaddr: base, Paddr: base, Filesz: size, Memsz: size, Flags: uint32(elf.PF_R | elf.PF_X), Align: 0x1000,
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(file, code...)
 }
 
 // TestControlData sends what only some may send, with and without the right

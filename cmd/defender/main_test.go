@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,8 +92,9 @@ func build(dir string) error {
 	if err != nil || len(sources) == 0 {
 		return errors.Join(err, errors.New("no victims"))
 	}
+	compiler := cmp.Or(os.Getenv("CC"), "gcc")
 	gcc := func(out, source string, args ...string) {
-		command("gcc", append([]string{"-Wall", "-Wextra", "-Werror", "-O2", "-static", "-pthread", "-o", filepath.Join(dir, out), source}, args...)...)
+		command(compiler, append([]string{"-Wall", "-Wextra", "-Werror", "-O2", "-static", "-pthread", "-o", filepath.Join(dir, out), source}, args...)...)
 	}
 	for _, c := range sources {
 		name := strings.TrimSuffix(filepath.Base(c), ".c")
@@ -136,16 +138,20 @@ func needNotify(t *testing.T, what string) {
 	}
 }
 
-// hangAfter ends what would hang for ever. It is no limit on speed.
-var hangAfter = 60*time.Second + raceTime
+// hangAfter ends what would hang for ever. It is no limit on speed: an
+// emulated machine sets TEST_HANG higher.
+var hangAfter = duration("TEST_HANG", 60*time.Second) + raceTime
 
 // raceTime is how long each race is run: a minute with TEST_RACE_TIME=1m.
-var raceTime = func() time.Duration {
-	if d, err := time.ParseDuration(os.Getenv("TEST_RACE_TIME")); err == nil {
+var raceTime = duration("TEST_RACE_TIME", 2*time.Second)
+
+// duration reads a variable.
+func duration(name string, otherwise time.Duration) time.Duration {
+	if d, err := time.ParseDuration(os.Getenv(name)); err == nil {
 		return d
 	}
-	return 2 * time.Second
-}()
+	return otherwise
+}
 
 type result struct {
 	out, err string

@@ -24,6 +24,8 @@ int main(int argc, char **argv)
 	else
 		die(argv[1]);
 	r = (int)r;
+#else
+	(void)argv; // it has one table alone: the other needs another program
 #endif
 	errno = -r;
 	say("exec", r < 0 ? -1 : 0);
