@@ -80,14 +80,15 @@ func (e ecs) resources(d *document, root *node) {
 		d.fault(root, "is neither a template with Resources nor a resource of Type "+resourceType)
 		return
 	}
+	d.seen(root)
 	for _, m := range all.members {
-		if strings.HasPrefix(m.key, "Fn::") {
-			// What it makes cannot be seen, and may be a task definition.
-			if strings.Contains(d.editor.text(m.value), resourceType) {
+		if strings.HasPrefix(m.key, "Fn::ForEach::") {
+			if mayMakeTasks(m.value) {
 				d.fault(m.value, "makes task definitions by "+m.key+", which is not understood; write them out, or embed what it makes")
 			}
 			continue
 		}
+		d.unseen(m)
 		if m.value.kind == isObject && isText(m.value.get("Type"), resourceType) {
 			e.resource(d, m.value, m.key)
 		}
@@ -95,6 +96,32 @@ func (e ecs) resources(d *document, root *node) {
 	if len(d.groups) == 0 && len(d.faults) == 0 {
 		d.fault(all, "has no resource of Type "+resourceType)
 	}
+}
+
+// seen refuses a key of an object that the platform exchanges for what it
+// makes or takes from elsewhere: that may be a container, or what one starts.
+func (d *document) seen(n *node) {
+	for _, m := range n.members {
+		d.unseen(m)
+	}
+}
+
+func (d *document) unseen(m member) {
+	if strings.HasPrefix(m.key, "Fn::") {
+		d.at(d.data, m.start, m.value.path, `puts in what cannot be seen here; write it out, or embed what it makes ("aws cloudformation get-template --template-stage Processed" prints it)`)
+	}
+}
+
+// mayMakeTasks reports whether a loop makes task definitions; a type may be put
+// together by the loop, too.
+func mayMakeTasks(loop *node) bool {
+	found := false
+	loop.walk(func(n *node) {
+		if t := n.get("Type"); t != nil && (t.text == resourceType || t.intrinsic() || strings.ContainsAny(t.text, "$&")) {
+			found = true
+		}
+	})
+	return found
 }
 
 // objectAt returns an object that is written out, or nil without a fault.
@@ -111,10 +138,7 @@ func (e ecs) resource(d *document, n *node, id string) {
 		d.fault(n, "has no Properties that are written out")
 		return
 	}
-	if t := properties.get("Fn::Transform"); t != nil {
-		d.fault(t, "puts in what cannot be seen here; write it out, or embed what it makes")
-		return
-	}
+	d.seen(n)
 	e.task(d, properties, &id)
 }
 
@@ -124,6 +148,9 @@ func (e ecs) task(d *document, n *node, id *string) {
 	g := &group{node: n, name: d.str(n, e.key("family"), false)}
 	if id != nil && (g.name == "" || n.get(e.key("family")).intrinsic()) {
 		g.name = *id
+	}
+	if e.pascal {
+		d.seen(n)
 	}
 	e.platform(d, n)
 	list := n.get(e.key(containers))
@@ -189,6 +216,9 @@ func (e ecs) read(d *document, n *node) *container {
 	key := e.key
 	d.keys(n, e.path("name", "image", "entryPoint", "command", "environment", "secrets", "linuxParameters", "volumesFrom",
 		"dependsOn", "logConfiguration", "mountPoints", "healthCheck")...)
+	if e.pascal {
+		d.seen(n)
+	}
 	c := &container{
 		node: n, name: d.str(n, key("name"), true), image: d.str(n, key("image"), true),
 		nameNode: n.get(key("name")), imageNode: n.get(key("image")),
