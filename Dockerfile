@@ -1,4 +1,4 @@
-# The images of the programs. Each holds one static program and nothing else:
+# The images of the programs. Each holds static programs and nothing else:
 #
 #	docker build --target defender -t defender .
 #	docker build --target console -t console .
@@ -30,9 +30,10 @@ FROM source AS build-console
 ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /console ./cmd/console
 
-# The Console. Its data is a volume.
+# The Console, and the Defender that it puts into a ZIP. Its data is a volume.
 FROM scratch AS console
 COPY --from=build-console /console /console
+COPY --from=build-defender /defender /defender
 COPY --from=source /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=source --chown=65532:65532 /folders/console /var/lib/console
 VOLUME /var/lib/console

@@ -37,6 +37,10 @@ func (s *Server) routes() []Route {
 		{Pattern: "PUT /api/v1/policy/rules/{name}", Role: store.Editor, Handler: s.putRule, MaxBody: wire.MaxPolicy},
 		{Pattern: "DELETE /api/v1/policy/rules/{name}", Role: store.Editor, Handler: s.deleteRule},
 		{Pattern: "POST /api/v1/policy/rules/{name}/move", Role: store.Editor, Handler: s.moveRule},
+		{Pattern: "POST /api/v1/embed", Role: store.Editor, Handler: s.embed(Protected), MaxBody: maxEmbed},
+		{Pattern: "POST /api/v1/embed/remove", Role: store.Editor, Handler: s.embed(Original), MaxBody: maxEmbed},
+		{Pattern: "POST /api/v1/embed/kustomize", Role: store.Editor, Handler: s.embed(Patches), MaxBody: maxEmbed},
+		{Pattern: "POST /api/v1/embed/bundle", Role: store.Editor, Handler: s.embed(Bundle), MaxBody: maxEmbed},
 		{Pattern: "GET /api/v1/audits", Role: store.Auditor, Handler: s.getAudits},
 		{Pattern: "GET /api/v1/audits/stream", Role: store.Auditor, Handler: s.streamAudits},
 		{Pattern: "GET /api/v1/audits/app-ids", Role: store.Auditor, Handler: s.getAppIDs},
@@ -63,6 +67,9 @@ func (s *Server) routes() []Route {
 		{Pattern: "DELETE /api/", Role: Anybody, Handler: noSuchPath},
 	}
 }
+
+// maxEmbed bounds a definition within JSON, where it grows.
+const maxEmbed = 3 * MaxDefinition
 
 // ping is for health checks.
 func ping(w http.ResponseWriter, _ *http.Request) error {

@@ -44,6 +44,8 @@ type Config struct {
 	// Heartbeat is how often Defenders are asked to report; 0 means every 20
 	// seconds.
 	Heartbeat time.Duration
+	// Embed is what definitions are embedded with.
+	Embed EmbedConfig
 	// Keep bounds what is kept. [Server.Tend] sees to it.
 	Keep store.Limits
 }
@@ -56,6 +58,7 @@ type Server struct {
 	plain     bool
 	heartbeat time.Duration
 	keep      store.Limits
+	embedding EmbedConfig
 	overtaken overtaken
 	key       ed25519.PrivateKey // signs policies
 	zstd      *zstd.Decoder
@@ -96,6 +99,7 @@ func New(ctx context.Context, conf Config) (*Server, error) {
 		plain:     conf.PlainHTTP,
 		heartbeat: conf.Heartbeat,
 		keep:      conf.Keep,
+		embedding: conf.Embed,
 		mux:       http.NewServeMux(),
 		crossSite: http.NewCrossOriginProtection(),
 		throttle:  newThrottle(conf.Now),

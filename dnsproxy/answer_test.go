@@ -65,7 +65,7 @@ func TestAnswersAreJudged(t *testing.T) {
 				if (r.Rcode == dns.RcodeNameError) != tt.refused || len(d.events) != i+1 && tt.refused || len(d.events) > 0 && !tt.refused {
 					t.Errorf("time %d: told of %d, got\n%s", i, len(d.events), r)
 				}
-				if quick := w.quick(raw, true) != nil; quick == tt.refused {
+				if quick := w.quick(nil, raw, true) != nil; quick == tt.refused {
 					t.Errorf("from the cache: %v", quick)
 				}
 			}
@@ -182,7 +182,7 @@ func TestResolvedIsBounded(t *testing.T) {
 	exchange(t, p, ask("good.test.", dns.TypeA), true)
 	raw, _ := ask("good.test.", dns.TypeA).Pack()
 	w := p.newWorker()
-	if w.quick(raw, true) == nil {
+	if w.quick(nil, raw, true) == nil {
 		t.Fatal("not from the cache")
 	}
 	for i := range maxPins {
@@ -192,7 +192,7 @@ func TestResolvedIsBounded(t *testing.T) {
 	if _, ok := p.Resolved(good); ok || len(p.pins.byAddr) != maxPins || p.pins.used.Len() != maxPins {
 		t.Fatalf("%d and %d are kept", len(p.pins.byAddr), p.pins.used.Len())
 	}
-	if w.quick(raw, true) != nil {
+	if w.quick(nil, raw, true) != nil {
 		t.Error("answered without noting the address")
 	}
 	exchange(t, p, ask("good.test.", dns.TypeA), true)

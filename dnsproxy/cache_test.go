@@ -3,6 +3,7 @@ package dnsproxy
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -501,13 +502,13 @@ func TestQuickTakesNoMemory(t *testing.T) {
 	q := ask("good.test.", dns.TypeA)
 	q.SetEdns0(1232, false)
 	raw, _ := q.Pack()
-	w := p.newWorker()
-	if w.quick(raw, true) != nil {
+	w, buf := p.newWorker(), make([]byte, 0, maxUDPSize)
+	if w.quick(buf, raw, true) != nil {
 		t.Error("there was nothing to answer from")
 	}
 	p.Exchange(context.Background(), raw, wget, true)
 	if n := testing.AllocsPerRun(100, func() {
-		if w.quick(raw, true) == nil {
+		if w.quick(buf, raw, true) == nil {
 			t.Error("not from the cache")
 		}
 	}); n > 0 {
@@ -520,9 +521,40 @@ func BenchmarkQuick(b *testing.B) {
 	p := newProxy(b, Config{Upstreams: Plain(up.addr)})
 	raw, _ := ask("good.test.", dns.TypeA).Pack()
 	p.Exchange(context.Background(), raw, wget, true)
-	w := p.newWorker()
+	w, buf := p.newWorker(), make([]byte, 0, maxUDPSize)
 	for b.Loop() {
-		w.quick(raw, true)
+		w.quick(buf, raw, true)
+	}
+}
+
+// BenchmarkMiss asks a server that answers by hand for a new name each time.
+func BenchmarkMiss(b *testing.B) {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	go func() {
+		buf := make([]byte, 512)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			buf[2] |= 0x80
+			_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
+		}
+	}()
+	p := newProxy(b, Config{Upstreams: Plain(unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort()))})
+	raw, _ := ask("aaaaaaaa.good.test.", dns.TypeA).Pack()
+	b.ReportAllocs()
+	for n := uint64(0); b.Loop(); n++ {
+		for i := range 8 {
+			raw[headerLen+1+i] = 'a' + byte(n>>(4*i)&15)
+		}
+		if p.Exchange(context.Background(), raw, wget, true) == nil {
+			b.Fatal("no answer")
+		}
 	}
 }
 

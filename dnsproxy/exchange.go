@@ -191,16 +191,15 @@ type worker struct {
 	p     *Proxy
 	q     query
 	event policy.Event
-	out   []byte
 }
 
 func (p *Proxy) newWorker() *worker {
-	return &worker{p: p, event: policy.Event{Kind: policy.Lookup, Section: policy.DNS}, out: make([]byte, 0, 1<<16)}
+	return &worker{p: p, event: policy.Event{Kind: policy.Lookup, Section: policy.DNS}}
 }
 
-// quick returns the reply to a query whose answer is in the cache and which
-// the judge lets pass without a word, or nil. It is valid until the next call.
-func (w *worker) quick(raw []byte, udp bool) []byte {
+// quick writes over b the reply to a query whose answer is in the cache and
+// which the judge lets pass without a word, or returns nil.
+func (w *worker) quick(b, raw []byte, udp bool) []byte {
 	p, q := w.p, &w.q
 	if _, err := q.read(raw); err != nil || !q.cacheable() || q.cookie != nil {
 		return nil
@@ -215,8 +214,7 @@ func (w *worker) quick(raw []byte, udp bool) []byte {
 	if v := p.conf.Decide(&w.event); !v.Allow || v.Tell() {
 		return nil
 	}
-	w.out = e.reply(w.out, q, now.Sub(e.born), false, q.limit(udp), p.secret)
-	return w.out
+	return e.reply(b, q, now.Sub(e.born), false, q.limit(udp), p.secret)
 }
 
 func (p *Proxy) asker(network string, client netip.AddrPort) policy.Process {

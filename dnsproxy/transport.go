@@ -22,6 +22,8 @@ import (
 const (
 	maxIdleConns = 4 // to one upstream
 	idleConnTime = 10 * time.Second
+
+	idleSocketTime = time.Second
 )
 
 // newServer returns the server behind u. bootstrap are the name servers that
@@ -37,7 +39,7 @@ func newServer(u Upstream, bootstrap []netip.AddrPort, roots *x509.CertPool) *se
 	}
 	tcp := over(func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", hostport) })
 	addr, _ := u.addr()
-	to := net.UDPAddrFromAddrPort(addr)
+	udp := newSockets(net.UDPAddrFromAddrPort(addr))
 	switch u.scheme {
 	case "tcp":
 		s.exchange = tcp
@@ -50,7 +52,7 @@ func newServer(u Upstream, bootstrap []netip.AddrPort, roots *x509.CertPool) *se
 		})
 	default:
 		s.exchange = func(ctx context.Context, query, question []byte) (*answer, error) {
-			a, err := overUDP(ctx, to, query, question)
+			a, err := udp.exchange(ctx, query, question)
 			if err != nil || !a.truncated() {
 				return a, err
 			}
@@ -82,20 +84,67 @@ func resolver(servers []netip.AddrPort) *net.Resolver {
 	}}
 }
 
-// overUDP sends query over a socket of its own, hence from a random port.
-func overUDP(ctx context.Context, to *net.UDPAddr, query, question []byte) (*answer, error) {
-	conn, err := net.DialUDP("udp", nil, to)
+// sockets are ready for queries by UDP, which then need not wait for one. Each
+// is used once, so that each query comes from a random port, and none waits for
+// long: it could be found, and filled with forged answers.
+type sockets struct {
+	to    *net.UDPAddr
+	ready chan idleSocket
+	bufs  sync.Pool // of *[maxUDPSize]byte
+}
+
+type idleSocket struct {
+	*net.UDPConn
+	since time.Time
+}
+
+func newSockets(to *net.UDPAddr) *sockets {
+	return &sockets{to: to, ready: make(chan idleSocket, maxIdleConns), bufs: sync.Pool{New: func() any { return new([maxUDPSize]byte) }}}
+}
+
+func (s *sockets) take() (*net.UDPConn, error) {
+	for {
+		select {
+		case c := <-s.ready:
+			if time.Since(c.since) < idleSocketTime {
+				return c.UDPConn, nil
+			}
+			_ = c.Close()
+		default:
+			return net.DialUDP("udp", nil, s.to)
+		}
+	}
+}
+
+// replace closes a socket that was used, and has another ready.
+func (s *sockets) replace(used *net.UDPConn) {
+	_ = used.Close()
+	if len(s.ready) == cap(s.ready) {
+		return
+	}
+	if conn, err := net.DialUDP("udp", nil, s.to); err == nil {
+		select {
+		case s.ready <- idleSocket{conn, time.Now()}:
+		default:
+			_ = conn.Close()
+		}
+	}
+}
+
+func (s *sockets) exchange(ctx context.Context, query, question []byte) (*answer, error) {
+	conn, err := s.take()
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { go s.replace(conn) }()
 	defer untilDone(ctx, conn)()
 	if _, err := conn.Write(query); err != nil {
 		return nil, err
 	}
-	buf := make([]byte, maxUDPSize)
+	buf := s.bufs.Get().(*[maxUDPSize]byte)
+	defer s.bufs.Put(buf)
 	for {
-		n, err := conn.Read(buf)
+		n, err := conn.Read(buf[:])
 		if err != nil {
 			return nil, err
 		}

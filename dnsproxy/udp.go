@@ -6,18 +6,48 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 
+	"appdefender/internal/sys"
 	"appdefender/policy"
+)
+
+const (
+	batch       = 32   // datagrams that are taken at once
+	maxUDPQuery = 4096 // of a query; no resolver sends a tenth of it
 )
 
 // serveUDP answers datagrams until conn is closed. It returns why it ended.
 func (p *Proxy) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	var answering sync.WaitGroup
 	defer answering.Wait()
-	buf := make([]byte, 1<<16)
-	w := p.newWorker()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var (
+		msgs    = sys.NewDatagrams(batch, maxUDPQuery)
+		w       = p.newWorker()
+		replies = make([][]byte, batch)
+		n       int
+		failed  error
+	)
+	for i := range replies {
+		replies[i] = make([]byte, 0, maxUDPSize)
+	}
+	receive := func(fd uintptr) bool {
+		n, failed = msgs.Receive(fd)
+		return !errors.Is(failed, syscall.EAGAIN)
+	}
+	send := func(fd uintptr) bool {
+		msgs.Send(fd)
+		return true
+	}
 	for fails := 0; ; {
-		n, client, err := conn.ReadFromUDPAddrPort(buf)
+		err := raw.Read(receive)
+		if err == nil {
+			err = failed
+		}
 		if err != nil {
 			if fails++; errors.Is(err, net.ErrClosed) || fails > maxSocketFails {
 				return err
@@ -26,25 +56,41 @@ func (p *Proxy) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 			continue
 		}
 		fails = 0
-		if reply := w.quick(buf[:n], true); reply != nil {
-			_, _ = conn.WriteToUDPAddrPort(reply, client)
-			continue
+		for i := range n {
+			if reply := w.quick(replies[i], msgs.Payload(i), true); reply != nil {
+				replies[i] = reply
+				msgs.Answer(i, reply)
+			}
 		}
-		who := func() policy.Process { return p.asker("udp", unmap(client)) }
-		send := func(reply []byte) error {
-			_, err := conn.WriteToUDPAddrPort(reply, client)
+		if err := raw.Write(send); err != nil {
 			return err
 		}
-		// Without a free slot the query is judged here and now, so that a
-		// flood cannot hide a refused name; only asking upstream is left out.
-		if !p.enter() {
-			p.serve(ctx, buf[:n], who, true, false, send)
-			continue
+		for i := range n {
+			if len(replies[i]) == 0 {
+				p.answerUDP(ctx, conn, msgs, i, &answering)
+			}
+			replies[i] = replies[i][:0]
 		}
-		query := slices.Clone(buf[:n])
-		answering.Go(func() {
-			defer p.leave()
-			p.serve(ctx, query, who, true, true, send)
-		})
 	}
+}
+
+// answerUDP answers one datagram that is not for a worker.
+func (p *Proxy) answerUDP(ctx context.Context, conn *net.UDPConn, msgs *sys.Datagrams, i int, answering *sync.WaitGroup) {
+	client := msgs.From(i)
+	who := func() policy.Process { return p.asker("udp", unmap(client)) }
+	send := func(reply []byte) error {
+		_, err := conn.WriteToUDPAddrPort(reply, client)
+		return err
+	}
+	// Without a free slot the query is judged here and now, so that a
+	// flood cannot hide a refused name; only asking upstream is left out.
+	if !p.enter() {
+		p.serve(ctx, msgs.Payload(i), who, true, false, send)
+		return
+	}
+	query := slices.Clone(msgs.Payload(i))
+	answering.Go(func() {
+		defer p.leave()
+		p.serve(ctx, query, who, true, true, send)
+	})
 }

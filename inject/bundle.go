@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// contextDir is the folder of a bundle that has the Defender's files.
-const contextDir = "appdefender"
+// BundleDir is the folder of a bundle that has the Defender's files.
+const BundleDir = "appdefender"
 
 // Bundle returns a ZIP file of a protected Dockerfile and, in the folder
 // "appdefender", all that it copies: what a build's context needs where no
@@ -19,7 +19,7 @@ func Bundle(dockerfile, program []byte, o Options) ([]byte, *Report, error) {
 	if len(program) == 0 {
 		return nil, nil, errors.New("the defender's program is missing")
 	}
-	o.Context = contextDir
+	o.Context = BundleDir
 	out, rep, err := Embed(Dockerfile, dockerfile, o)
 	if err != nil {
 		return nil, nil, err
@@ -36,9 +36,9 @@ func Bundle(dockerfile, program []byte, o Options) ([]byte, *Report, error) {
 		mode uint32
 	}{
 		{"Dockerfile", out, 0o644},
-		{contextDir + "/ca.pem", []byte(had.CA), 0o644},
-		{contextDir + "/policy.yaml", []byte(had.Policy), 0o644},
-		{contextDir + "/defender", program, 0o755},
+		{BundleDir + "/ca.pem", []byte(had.CA), 0o644},
+		{BundleDir + "/policy.yaml", []byte(had.Policy), 0o644},
+		{BundleDir + "/defender", program, 0o755},
 	} {
 		if len(f.data) == 0 {
 			continue

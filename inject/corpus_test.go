@@ -184,6 +184,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"not YAML", Kubernetes, "kind: Pod\n\tspec: [", "2:1: is not YAML"},
 		{"not UTF-8", Kubernetes, "a: b\nc: \xff", "2:4: is not UTF-8"},
+		{"UTF-16", Kubernetes, "\xff\xfek\x00", "1:1: is UTF-16"},
 		{"a lone carriage return", Kubernetes, "a: b\rc: d", "1:5: has a carriage return"},
 		{"another line break", Kubernetes, "a: \"b\u2028c\"", "1:6: has the character"},
 		{"a key twice", Kubernetes, pod("    command: [/a]\n    command: [/b]\n"), "8:5: spec.containers[0].command: is there twice"},

@@ -36,6 +36,8 @@ type fileState struct {
 	Image, Console, TokenSecret, Token, CA, Policy, DataDir, AppID, Name, Target, Context string            `json:",omitempty"`
 	Wait                                                                                  *time.Duration    `json:",omitempty"`
 	BuildArgs                                                                             map[string]string `json:",omitempty"`
+	OnFailure                                                                             string            `json:",omitempty"`
+	FileMonitoring                                                                        *bool             `json:",omitempty"`
 
 	// Base is what is known of the image that the stage is made from, if what
 	// it starts is not all in the Dockerfile.
@@ -550,6 +552,7 @@ func (o Options) inheritFile(had *fileState) Options {
 	}
 	for to, from := range map[*string]string{
 		&o.DefenderImage: had.Image, &o.Console: had.Console, &o.DataDir: had.DataDir, &o.AppID: had.AppID, &o.Target: had.Target, &o.Context: had.Context,
+		&o.OnFailure: had.OnFailure,
 	} {
 		if *to == "" {
 			*to = from
@@ -566,6 +569,9 @@ func (o Options) inheritFile(had *fileState) Options {
 	}
 	if o.Wait == nil {
 		o.Wait = had.Wait
+	}
+	if o.FileMonitoring == nil {
+		o.FileMonitoring = had.FileMonitoring
 	}
 	if o.BuildArgs == nil {
 		o.BuildArgs = had.BuildArgs

@@ -66,7 +66,11 @@ func withoutMark(definition []byte, do func([]byte) ([]byte, *Report, error)) ([
 		for r, size := utf8.DecodeRune(text); r != utf8.RuneError || size != 1; r, size = utf8.DecodeRune(text[i:]) {
 			i += size
 		}
-		f.at(text, i, "", "is not UTF-8")
+		msg := "is not UTF-8"
+		if bytes.HasPrefix(text, []byte{0xff, 0xfe}) || bytes.HasPrefix(text, []byte{0xfe, 0xff}) {
+			msg = "is UTF-16; write it as UTF-8"
+		}
+		f.at(text, i, "", msg)
 		return nil, nil, f.err()
 	}
 	out, rep, err := do(text)
@@ -997,7 +1001,7 @@ func (d *document) variables(g *group, c *container, o *Options) []pair {
 	for _, v := range []pair{
 		{envConsole, o.Console}, {envToken, o.Token}, {envCA, ifAny(o.CA, caFile)}, {envPolicy, ifAny(o.Policy, policyFile)},
 		{envAppID, o.AppID}, {envContainer, named("", c.nameNode, c.name)}, {envImage, named(name, c.imageNode, c.image)},
-		{envDataDir, o.dataDir()}, {envWait, o.wait()},
+		{envDataDir, o.dataDir()}, {envWait, o.wait()}, {envOnFailure, o.OnFailure}, {envFiles, o.files()},
 	} {
 		if v.value != "" {
 			vars = append(vars, v)

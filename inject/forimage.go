@@ -48,6 +48,7 @@ func (o *Options) fileVariables() [][2]string {
 	return slices.DeleteFunc([][2]string{
 		{envConsole, o.Console}, {envToken, o.Token}, {envTokenFile, token}, {envCA, ifAny(o.CA, caFile)}, {envPolicy, ifAny(o.Policy, policyFile)},
 		{envAppID, o.AppID}, {envImage, o.Images[""]}, {envDataDir, o.dataDir()}, {envWait, o.wait()},
+		{envOnFailure, o.OnFailure}, {envFiles, o.files()},
 	}, func(v [2]string) bool { return v[1] == "" })
 }
 
@@ -56,6 +57,7 @@ func (o *Options) fileState() fileState {
 		Version: o.Version, Image: o.DefenderImage, Console: o.Console, TokenSecret: o.TokenSecret, Token: o.Token,
 		CA: string(o.CA), Policy: string(o.Policy), DataDir: o.DataDir, AppID: o.AppID, Name: o.Images[""],
 		Target: o.Target, Context: o.Context, Wait: o.Wait, BuildArgs: o.BuildArgs,
+		OnFailure: o.OnFailure, FileMonitoring: o.FileMonitoring,
 	}
 }
 

@@ -57,6 +57,8 @@ const (
 	envImage     = "DEFENDER_IMAGE"
 	envDataDir   = "DEFENDER_DATA_DIR"
 	envWait      = "DEFENDER_WAIT_FOR_POLICY"
+	envOnFailure = "DEFENDER_ON_FAILURE"
+	envFiles     = "DEFENDER_FILE_MONITORING"
 
 	// Of the sidecar alone: the text of the two files. So the definition holds
 	// each once, and needs no volume of its own for them.
@@ -69,6 +71,7 @@ const (
 var ours = map[string]bool{
 	envConsole: true, envToken: true, envTokenFile: true, envCA: true, envPolicy: true,
 	envAppID: true, envContainer: true, envImage: true, envDataDir: true, envWait: true,
+	envOnFailure: true, envFiles: true,
 }
 
 const tracing = "SYS_PTRACE"

@@ -41,6 +41,12 @@ type Options struct {
 	// DataDir is where, in each container, the Defender keeps unsent audits
 	// and the last good policy; empty: [DefaultDataDir].
 	DataDir string
+	// OnFailure says what a Defender that cannot supervise, or dies, does with
+	// its application: "closed" ends it, "open" lets it run; "" leaves that to
+	// the program, which is "closed".
+	OnFailure string
+	// FileMonitoring stops the calls that change files; nil: as it was, or not.
+	FileMonitoring *bool
 
 	// AppID is what the containers' App ID is; empty: the family, a colon and
 	// a new random UUID.
@@ -95,6 +101,10 @@ func (o Options) inherit(p *prior, at, g *group) Options {
 	fill(&o.DataDir, p.env[envDataDir])
 	if wait, err := time.ParseDuration(p.env[envWait]); o.Wait == nil && err == nil {
 		o.Wait = &wait
+	}
+	fill(&o.OnFailure, p.env[envOnFailure])
+	if o.FileMonitoring == nil && p.env[envFiles] == yes {
+		o.FileMonitoring = new(true)
 	}
 	if o.Token == "" && o.TokenSecret == "" {
 		o.TokenSecret = p.tokenSecret
@@ -162,6 +172,9 @@ func (o *Options) validate(f *faults) {
 	if o.Wait != nil && *o.Wait < 0 {
 		f.add("", fmt.Sprintf("the wait for a policy, %s, is less than nothing", *o.Wait))
 	}
+	if o.OnFailure != "" && o.OnFailure != "closed" && o.OnFailure != "open" {
+		f.add("", fmt.Sprintf(`%q is nothing to do on a failure; it is "closed" or "open"`, o.OnFailure))
+	}
 	if dir := o.DataDir; dir != "" && (!path.IsAbs(dir) || dir != path.Clean(dir) || dir == "/" || dir == Dir || strings.HasPrefix(dir, Dir+"/")) {
 		f.add("", fmt.Sprintf("the data directory %q is not a folder of a container's own, such as %q (%s is shared, and closed to it)", dir, DefaultDataDir, Dir))
 	}
@@ -200,6 +213,17 @@ func (o *Options) wait() string {
 		return DefaultWait.String()
 	}
 	return o.Wait.String()
+}
+
+// yes is the value of a variable that switches something on.
+const yes = "true"
+
+// files returns the value of DEFENDER_FILE_MONITORING; "" is none.
+func (o *Options) files() string {
+	if o.FileMonitoring != nil && *o.FileMonitoring {
+		return yes
+	}
+	return ""
 }
 
 func consoleFault(s string) string {

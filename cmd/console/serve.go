@@ -41,6 +41,8 @@ func (a *app) serve() *cli.Command {
 			&cli.BoolFlag{Name: "http", Usage: "no TLS; only on a loopback address"},
 			&cli.StringSliceFlag{Name: "san", EnvVars: []string{"CONSOLE_SAN"}, Usage: "another host `NAME` or address of this Console, for its certificate; may be repeated"},
 			&cli.StringFlag{Name: "url", EnvVars: []string{"CONSOLE_URL"}, Usage: "`URL` by which Defenders reach this Console, for the commands that pages show (default: the browser's)"},
+			&cli.StringFlag{Name: "defender-image", EnvVars: []string{"CONSOLE_DEFENDER_IMAGE"}, Usage: "`IMAGE` of the Defender that definitions are embedded with unless somebody names another"},
+			&cli.StringFlag{Name: "defender", EnvVars: []string{"CONSOLE_DEFENDER"}, Usage: "`FILE` of the Defender's program, for the ZIP of a protected Dockerfile (default: \"defender\" beside this program, if it is there)"},
 			dataDirFlag(),
 		}, keepFlags()...),
 		Action: a.runServer,
@@ -88,7 +90,18 @@ func (a *app) runServer(c *cli.Context) (err error) {
 	defer func() { err = errors.Join(err, st.Close()) }()
 	log := slog.New(slog.NewTextHandler(a.err, nil))
 	plain := c.Bool("http")
-	srv, err := console.New(ctx, console.Config{Store: st, Log: log, PlainHTTP: plain, Keep: keep})
+	embed := console.EmbedConfig{URL: c.String("url"), DefenderImage: c.String("defender-image"), Version: version}
+	if embed.Program, err = program(c.String("defender")); err != nil {
+		return err
+	}
+	var authority *ca.Authority
+	if !plain {
+		if authority, err = ca.Open(dir, ca.Names(c.StringSlice("san")), nil); err != nil {
+			return hint(err, "to make a new one, move ca.pem and ca-key.pem away; Defenders then need the new ca.pem")
+		}
+		embed.CA = authority.PEM()
+	}
+	srv, err := console.New(ctx, console.Config{Store: st, Log: log, PlainHTTP: plain, Keep: keep, Embed: embed})
 	if err != nil {
 		return err
 	}
@@ -107,11 +120,7 @@ func (a *app) runServer(c *cli.Context) (err error) {
 	hs.RegisterOnShutdown(srv.Stop)
 	pages := web.Config{URL: c.String("url"), Version: version}
 	caPath := ""
-	if !plain {
-		authority, err := ca.Open(dir, ca.Names(c.StringSlice("san")), nil)
-		if err != nil {
-			return hint(err, "to make a new one, move ca.pem and ca-key.pem away; Defenders then need the new ca.pem")
-		}
+	if authority != nil {
 		hs.TLSConfig = authority.TLS()
 		caPath, pages.CA = authority.Path(), authority.PEM()
 	}
@@ -131,6 +140,25 @@ func (a *app) runServer(c *cli.Context) (err error) {
 	}()
 	defer func() { stop(); <-tended }() // before the database is closed
 	return serve(ctx, hs, ln, log)
+}
+
+// program returns the file of the Defender's program; "" is none.
+func program(file string) (string, error) {
+	if file != "" {
+		if _, err := os.Stat(file); err != nil {
+			return "", fmt.Errorf("--defender: %w", err)
+		}
+		return file, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", nil //nolint:nilerr // where nobody knows where we are, nothing is beside us
+	}
+	beside := filepath.Join(filepath.Dir(self), "defender")
+	if info, err := os.Stat(beside); err != nil || !info.Mode().IsRegular() {
+		return "", nil
+	}
+	return beside, nil
 }
 
 // serve serves until ctx ends. Requests that wait are ended first.

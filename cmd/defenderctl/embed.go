@@ -117,6 +117,8 @@ func optionFlags() []cli.Flag {
 		&cli.StringFlag{Name: "policy", Usage: "`FILE` with the policy that holds without a Console, or until it answers"},
 		&cli.DurationFlag{Name: "wait-for-policy", DefaultText: inject.DefaultWait.String(), Usage: "start the application when the Console's policy is in force, or after `DURATION`"},
 		&cli.StringFlag{Name: "data-dir", Usage: "`DIR` in each container that keeps unsent audits and the last good policy (default: " + inject.DefaultDataDir + ")"},
+		&cli.StringFlag{Name: "on-failure", Usage: "what a defender that cannot supervise, or dies, does with its application: `closed` ends it (the default), open lets it run"},
+		&cli.BoolFlag{Name: "file-monitoring", Usage: "stop the calls that change files, for the section \"files\" of a rule; --file-monitoring=false takes that back"},
 		&cli.StringFlag{Name: "app-id", Usage: "App `ID` (default: the name of the task, pod or project, a colon and a new UUID)"},
 	}
 }
@@ -281,6 +283,10 @@ func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 	if c.IsSet("wait-for-policy") {
 		wait := c.Duration("wait-for-policy")
 		o.Wait = &wait
+	}
+	o.OnFailure = c.String("on-failure")
+	if c.IsSet("file-monitoring") {
+		o.FileMonitoring = new(c.Bool("file-monitoring"))
 	}
 	if len(o.Skip) == 0 {
 		o.Skip = nil

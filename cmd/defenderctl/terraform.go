@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,7 +39,7 @@ func (a *app) embedTerraform() *cli.Command {
 			"data.external.protected.result.container_definitions is what aws_ecs_task_definition takes.\n" +
 			"Instead of container_definitions and family, definition and format take any file that\n" +
 			"\"embed\" does. Further keys: policy, token, app_id, data_dir, wait_for_policy, skip (names,\n" +
-			"with commas), lookup (\"true\"). Without app_id one is made of the family, always the same.",
+			"with commas), lookup (\"true\"), on_failure, file_monitoring (\"true\"). Without app_id one is made of the family, always the same.",
 		OnUsageError: usageError,
 		Action:       a.terraform,
 	}
@@ -60,6 +61,8 @@ type query struct {
 	AppID         string `json:"app_id"`
 	DataDir       string `json:"data_dir"`
 	Wait          string `json:"wait_for_policy"`
+	OnFailure     string `json:"on_failure"`
+	Files         string `json:"file_monitoring"`
 	Skip          string `json:"skip"`
 	Lookup        string `json:"lookup"`
 }
@@ -109,7 +112,7 @@ func (a *app) terraform(c *cli.Context) error {
 func (q *query) options(ctx context.Context) (inject.Options, error) {
 	o := inject.Options{
 		DefenderImage: q.DefenderImage, Console: q.Console, TokenSecret: q.TokenSecret, Token: strings.TrimSpace(q.Token),
-		AppID: q.AppID, DataDir: q.DataDir, Version: version,
+		AppID: q.AppID, DataDir: q.DataDir, OnFailure: q.OnFailure, Version: version,
 	}
 	if q.CA != "" {
 		o.CA = []byte(q.CA)
@@ -126,6 +129,13 @@ func (q *query) options(ctx context.Context) (inject.Options, error) {
 			return o, fmt.Errorf("wait_for_policy: %w", err)
 		}
 		o.Wait = &wait
+	}
+	if q.Files != "" {
+		on, err := strconv.ParseBool(q.Files)
+		if err != nil {
+			return o, fmt.Errorf("file_monitoring: %q is neither true nor false", q.Files)
+		}
+		o.FileMonitoring = &on
 	}
 	if q.Skip != "" {
 		o.Skip = strings.Split(q.Skip, ",")

@@ -127,6 +127,11 @@ func (s *Store) Changes(ctx context.Context, before int64, limit int) ([]Change,
 	return all, rows.Err()
 }
 
+// Note adds to the changes what somebody did that changed nothing here.
+func (s *Store) Note(ctx context.Context, who, what string) error {
+	return s.update(ctx, func(t *tx) error { return t.change(micros(s.now()), who, "%s", what) })
+}
+
 // Setting returns the value of a key. If there is none yet it is made with
 // first and kept; of two at the same time, both get the one that was kept.
 func (s *Store) Setting(ctx context.Context, key string, first func() ([]byte, error)) ([]byte, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -375,3 +376,52 @@ func TestPictures(t *testing.T) {
 
 // breakLines ends all connections, also those that stream.
 func (b *bench) breakLines() { b.http.CloseClientConnections() }
+
+// TestEmbedInTheBrowser: a definition is pasted, its fault shown and mended,
+// the difference looked at and the file downloaded.
+func TestEmbedInTheBrowser(t *testing.T) {
+	b := newBench(t, Config{})
+	p := newTab(t, b)
+	p.signIn("editor")
+	p.Click(`nav a[href="` + embedPath + `"]`)
+	p.Says("Make a protected definition")
+	p.Shot("embed-empty")
+	p.Pick("format", "kubernetes")
+	p.Says("NAME or NAME/KEY of a Secret")
+	p.SilentOf("a file in /run/secrets")
+	p.Type("#text", "kind: Pod\nmetadata: {name: shop}\nspec:\n  containers:\n  - name: web\n    image: shop:1\n")
+	p.Type("#app-id", "shop:1")
+	p.Type("#image", "registry.example.com/defender:1")
+	p.Type("#console", "https://console.example:8443")
+	p.Type("#token-secret", "defender")
+	p.Click("#on-failure-effect label.open")
+	p.Expect("400 (Bad Request)")
+	p.Click("#show")
+	p.Says(`5:5: spec.containers[0]: "web" has neither command nor args`)
+	p.Until(`document.activeElement.id === "fault-summary" && document.getElementById("text").ariaInvalid === "true"`)
+	p.Shot("embed-faults")
+	p.Type("#entrypoints", `web=["/entry.sh"]`)
+	p.Type("#commands", `web=[]`)
+	p.Click("#show")
+	p.Says("App ID shop:1")
+	p.Until(`document.querySelectorAll("#diff .added").length > 20 && getComputedStyle(document.querySelector("#diff .added")).backgroundColor !== "rgba(0, 0, 0, 0)"`)
+	p.Until(`[...document.querySelectorAll("#diff .added")].some((line) => line.textContent.includes("DEFENDER_ON_FAILURE"))`)
+	p.Shot("embed-result")
+	p.Scheme("dark")
+	p.Shot("embed-result-dark")
+	p.Scheme("light")
+	p.Size(420, 800)
+	p.Shot("embed-narrow")
+
+	// What a click on Download brings is what the server made of the form.
+	got := p.Text(`(() => { const f = document.getElementById("embed-form"); const d = new FormData(f); d.set("do", "download");
+		const x = new XMLHttpRequest(); x.open("POST", f.action, false); x.send(d);
+		return x.getResponseHeader("Content-Disposition") + "\n" + x.responseText; })()`)
+	if !strings.HasPrefix(got, "attachment; filename=manifests.yaml\nkind: Pod\n") || !strings.Contains(got, "value: shop:1") {
+		t.Errorf("downloaded:\n%s", got)
+	}
+	// Every field has a name for those who do not see it.
+	if nameless := p.Text(`[...document.querySelectorAll("#embed-form :is(input:not([type=hidden]), select, textarea)")].filter((e) => !e.labels?.length).map((e) => e.name).join(" ")`); nameless != "" {
+		t.Errorf("without a label: %s", nameless)
+	}
+}

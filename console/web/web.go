@@ -71,6 +71,7 @@ const (
 	eventsPath    = "/monitor/events"
 	runtimePath   = "/defend/runtime"
 	rulePath      = "/defend/runtime/rule"
+	embedPath     = "/defend/embed"
 	defendersPath = "/manage/defenders"
 	tokensPath    = "/manage/tokens"
 	usersPath     = "/manage/users"
@@ -97,6 +98,9 @@ func (p *pages) routes() []console.Route {
 		page("POST "+runtimePath+"/move", editor, p.postMove),
 		page("POST "+runtimePath+"/disable", editor, p.postDisable),
 		page("POST "+runtimePath+"/delete", editor, p.postDelete),
+
+		page("GET "+embedPath, editor, p.getEmbed),
+		{Pattern: "POST " + embedPath, Role: editor, Handler: p.postEmbed, MaxBody: maxEmbedForm, Page: true},
 
 		page("GET "+defendersPath, auditor, p.getDefenders),
 		page("POST "+defendersPath+"/revoke", editor, p.postRevoke),
