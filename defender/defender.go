@@ -64,6 +64,7 @@ type Defender struct {
 	dryRun *audit.DryRun // nil unless cfg.DryRun
 	ending atomic.Bool
 	closed atomic.Bool // the target was kept from a resolver's socket
+	scans  scans
 
 	started time.Time
 }

@@ -147,10 +147,18 @@ func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
 	if needs&(policy.NeedSubject|policy.NeedAncestry|policy.NeedUser|policy.NeedCommand) != 0 {
 		ev.Subject = proc.Describe(c.PID())
 	}
+	var err error
+	if needs.Has(policy.NeedInteractive) {
+		if ev.Subject.Interactive, err = proc.Interactive(c.TID); err != nil {
+			ev.Unsure |= policy.NeedInteractive
+		}
+	}
+	if ev.Kind == policy.Outbound && ev.Addr.IsValid() && needs.Has(policy.NeedScans) {
+		ev.Scan = d.scans.attempt(ev.Addr, ev.Resolved, time.Now())
+	}
 	if ev.Kind != policy.Launch {
 		return
 	}
-	var err error
 	if needs.Has(policy.NeedArgv) {
 		if ev.Program.Command, err = c.Argv(); err != nil {
 			ev.Unsure |= policy.NeedArgv

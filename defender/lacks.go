@@ -4,7 +4,7 @@ import "appdefender/policy"
 
 // unknownHere are facts that rules may rest on and this Defender does not find
 // out. inform finds the others.
-const unknownHere = policy.NeedPackages | policy.NeedScans | policy.NeedContent | policy.NeedInteractive
+const unknownHere = policy.NeedPackages | policy.NeedContent
 
 // lacks says what the rule in force rests on and this Defender cannot tell the
 // judge. Such a rule is not wrong, but its writer believes in more than there

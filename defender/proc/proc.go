@@ -29,6 +29,7 @@ func Describe(pid int) policy.Process {
 		return p
 	}
 	p.User = userName(strconv.Itoa(st.UID[1]))
+	p.Interactive, _ = Interactive(pid)
 	for parent := st.PPID; parent > 0 && parent != self && len(p.Ancestors) < maxAncestors; {
 		p.Ancestors = append(p.Ancestors, policy.Ancestor{PID: parent, Path: path(parent)})
 		st, err := sys.ReadStatus(parent)
