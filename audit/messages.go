@@ -98,6 +98,8 @@ func launched(p *policy.Program, v policy.Verdict) string {
 		return fmt.Sprintf("%s launched and gains privileges (SUID). Full command: %s", name, command)
 	case policy.WebShell, policy.UnexpectedProcess:
 		return fmt.Sprintf("%s launched and is not expected here: %s. Full command: %s", name, clean(v.Reason), command)
+	case policy.MalwareProcess:
+		return fmt.Sprintf("%s launched and is detected as %s malware in the custom malware feed. Full command: %s", name, clean(v.Malware), command)
 	case policy.Swapped:
 		return name + " was launched in place of the judged program and ended"
 	}
@@ -117,7 +119,7 @@ func wrote(who string, f *policy.File, v policy.Verdict) string {
 	case policy.EncryptedBinary:
 		return fmt.Sprintf("%s wrote a suspicious packed/encrypted binary to %s. Packing/encryption can conceal malicious executables.", who, name)
 	case policy.MalwareFile:
-		return fmt.Sprintf("%s created %s which was detected as %s malware in the custom malware feed", who, name, malware(f))
+		return fmt.Sprintf("%s created %s which was detected as %s malware in the custom malware feed", who, name, malware(f, v))
 	case policy.BinaryChanged:
 		return who + " changed the binary " + name
 	case policy.SecretFile:
@@ -133,7 +135,10 @@ func wrote(who string, f *policy.File, v policy.Verdict) string {
 }
 
 // malware is the name of what was found, or the digest that it was found by.
-func malware(f *policy.File) string {
+func malware(f *policy.File, v policy.Verdict) string {
+	if v.Malware != "" {
+		return clean(v.Malware)
+	}
 	if name := detail(f, policy.FoundMalware); name != "" {
 		return name
 	}

@@ -122,6 +122,7 @@ func (d *Defender) apply(p *policy.Policy) error {
 	if err != nil {
 		return err
 	}
+	d.readRecords(engine, d.started)
 	before := d.engine.Swap(engine)
 	if before != nil && before.Needs() != engine.Needs() { // what holds at the start is told then
 		d.lacks()

@@ -27,6 +27,7 @@ import (
 
 	"appdefender/audit"
 	"appdefender/defender/child"
+	"appdefender/defender/packages"
 	"appdefender/defender/supervisor"
 	"appdefender/dnsproxy"
 	"appdefender/internal/early"
@@ -59,12 +60,14 @@ type Defender struct {
 	askers  dnsproxy.Askers
 	servers atomic.Pointer[[]netip.AddrPort] // the machine's own name servers
 
-	src    audit.Source
-	queue  *audit.Queue
-	dryRun *audit.DryRun // nil unless cfg.DryRun
-	ending atomic.Bool
-	closed atomic.Bool // the target was kept from a resolver's socket
-	scans  scans
+	src     audit.Source
+	queue   *audit.Queue
+	dryRun  *audit.DryRun // nil unless cfg.DryRun
+	ending  atomic.Bool
+	closed  atomic.Bool // the target was kept from a resolver's socket
+	scans   scans
+	records records
+	written *written // nil without --file-monitoring
 
 	started time.Time
 }
@@ -83,6 +86,7 @@ func New(cfg Config) (*Defender, error) {
 	}
 	d := &Defender{cfg: cfg, target: child.New(early.Stage().PID()), started: time.Now(),
 		traced: make(chan func(error))}
+	d.records.had = packages.Find("")
 	d.reap, d.noTrace = context.WithCancel(context.Background())
 	d.running, d.ran = context.WithCancel(context.Background())
 	if cfg.Policy != nil {
@@ -316,6 +320,13 @@ func (d *Defender) refuses() bool {
 // startTarget turns the stage into the target, supervised.
 func (d *Defender) startTarget(path string) error {
 	d.inherited()
+	d.readRecords(d.engine.Load(), time.Time{})
+	if d.cfg.FileMonitoring {
+		var err error
+		if d.written, err = newWritten(d); err != nil {
+			d.notice("files are not looked at when they were written, but for programs that start: %v", err)
+		}
+	}
 	_, guarded := early.Guarded()
 	err := early.Give(early.Orders{
 		Path: path, ArgvIndex: len(os.Args) - len(d.cfg.Argv), KeepPtrace: d.cfg.KeepPtrace,
@@ -329,9 +340,11 @@ func (d *Defender) startTarget(path string) error {
 	stage := early.Stage()
 	bound, _ := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	cfg := supervisor.Config{Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1, Exited: d.target.Exited,
-		WatchUnix: d.watchUnix, WatchFiles: d.needs(policy.NeedFileWrites),
+		WatchUnix: d.watchUnix, WatchFiles: d.needs(policy.NeedFileWrites | policy.NeedContent),
 		WatchFileTypes: d.needs(policy.NeedFileType),
+		WatchContent:   d.needs(policy.NeedContent),
 		WatchDigests:   d.needs(policy.NeedDigests),
+		Examine:        d.examine,
 		WatchPrograms:  d.needs(policy.NeedModified | policy.NeedFileless | policy.NeedWritable | policy.NeedSetUID)}
 	if d.levels.Backend == supervisor.ByPtrace {
 		d.super = supervisor.Trace(cfg, d.target.Stopped)
@@ -466,6 +479,11 @@ func (d *Defender) guardianGone() <-chan struct{} {
 
 // finish ends what the target left behind.
 func (d *Defender) finish() {
+	defer func() {
+		if d.written != nil {
+			d.written.end()
+		}
+	}()
 	grace := restGrace
 	if os.Getpid() == 1 {
 		grace = 0 // as the kernel does with a container

@@ -42,6 +42,9 @@ func (d *Defender) handle(c *supervisor.Call) {
 		c.Reply(supervisor.Reply{Errno: unix.ENOEXEC})
 		return
 	}
+	if v.Allow && d.written != nil {
+		d.written.expect(c, &ev)
+	}
 	r := supervisor.Reply{Proceed: v.Allow}
 	if v.Allow && d.byDNS(&ev) {
 		r = supervisor.Reply{Errno: unix.ECONNREFUSED}
@@ -171,6 +174,11 @@ func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
 	}
 	if needs.Has(policy.NeedDigests) && slices.Contains(ev.Program.Digests, "") {
 		ev.Unsure |= policy.NeedDigests
+	}
+	for _, x := range c.Program.Examined {
+		if x, ok := x.(examined); ok {
+			x.take(ev)
+		}
 	}
 	ev.Program.Main = c.TID == d.target.PID() || needs.Has(policy.NeedMain) && c.PID() == d.target.PID()
 }

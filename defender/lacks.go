@@ -2,10 +2,6 @@ package defender
 
 import "appdefender/policy"
 
-// unknownHere are facts that rules may rest on and this Defender does not find
-// out. inform finds the others.
-const unknownHere = policy.NeedPackages | policy.NeedContent
-
 // lacks says what the rule in force rests on and this Defender cannot tell the
 // judge. Such a rule is not wrong, but its writer believes in more than there
 // is.
@@ -17,10 +13,11 @@ func (d *Defender) lacks() {
 
 func lacks(needs policy.Needs, fileMonitoring bool) (list []string) {
 	if !fileMonitoring && needs&(policy.NeedFileWrites|policy.NeedContent) != 0 {
-		list = append(list, "the rule's section files says nothing without --file-monitoring")
-	}
-	if missing := needs & unknownHere; missing != 0 {
-		list = append(list, "the rule asks for what this Defender does not find out ("+missing.String()+"): what rests on it is not detected")
+		what := "the rule's section files says nothing without --file-monitoring"
+		if needs.Has(policy.NeedProgramContent) {
+			what += ", but of programs when they start"
+		}
+		list = append(list, what)
 	}
 	return list
 }

@@ -8,10 +8,7 @@ import (
 )
 
 func TestLacks(t *testing.T) {
-	const (
-		files   = "the rule's section files says nothing without --file-monitoring"
-		content = "the rule asks for what this Defender does not find out (packages,content): what rests on it is not detected"
-	)
+	const files = "the rule's section files says nothing without --file-monitoring"
 	for _, c := range []struct {
 		needs      policy.Needs
 		monitoring bool
@@ -21,8 +18,8 @@ func TestLacks(t *testing.T) {
 		{policy.NeedSubject | policy.NeedModified, false, nil},
 		{policy.NeedFileWrites, true, nil},
 		{policy.NeedFileWrites, false, []string{files}},
-		{policy.NeedContent | policy.NeedPackages, true, []string{content}},
-		{policy.NeedContent | policy.NeedPackages, false, []string{files, content}},
+		{policy.NeedContent | policy.NeedPackages, true, nil},
+		{policy.NeedContent | policy.NeedProgramContent, false, []string{files + ", but of programs when they start"}},
 	} {
 		if got := lacks(c.needs, c.monitoring); !slices.Equal(got, c.want) {
 			t.Errorf("%s, %t: %q", c.needs, c.monitoring, got)

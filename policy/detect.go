@@ -22,6 +22,7 @@ type detector[S any] struct {
 // active is a check that a rule asks for.
 type active struct {
 	effect    Effect // Alert, Prevent or Block
+	asked     Effect // the same, where it is not too late
 	detection Detection
 	kind      Kind
 	needs     Needs
@@ -44,27 +45,27 @@ func newChecks[S any](s *S, table []detector[S], section *Effect, at string, f *
 			reported = c.key // one key may stand for two detections
 			f.add(at+"."+c.key, "%d is not an effect; %s", uint8(*e), effectWords)
 		}
-		if effect := c.resolve(e, section); effect != Disable {
-			list = append(list, active{effect, c.detection, c.kind, c.needs, c.rests, c.holds})
+		if asked := resolve(e, section); asked != Disable {
+			effect := asked
+			if c.late && effect == Prevent {
+				effect = Alert
+			}
+			list = append(list, active{effect, asked, c.detection, c.kind, c.needs, c.rests, c.holds})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b active) int { return severity(b.effect) - severity(a.effect) })
 	return list
 }
 
-// resolve returns what the effect e of c comes to in a section of that effect.
-func (c *detector[S]) resolve(e, section *Effect) Effect {
-	effect := *e
-	if effect == Inherit {
-		if section == nil {
-			return Disable // a fault, reported where it is missing
-		}
-		effect = *section
+// resolve returns what the effect e comes to in a section of that effect.
+func resolve(e, section *Effect) Effect {
+	switch {
+	case *e != Inherit:
+		return *e
+	case section == nil:
+		return Disable // a fault, reported where it is missing
 	}
-	if c.late && effect == Prevent {
-		effect = Alert
-	}
-	return effect
+	return *section
 }
 
 // notes says which settings of s cannot be had.
@@ -76,7 +77,11 @@ func notes[S any](s *S, table []detector[S], section *Effect, at string, f *faul
 			continue
 		}
 		if *e == Prevent || *e == Inherit && *section == Prevent {
-			f.add(at+"."+c.key, "alerts and cannot prevent: what a file holds is known after it was written")
+			says := "alerts and cannot prevent: what a file holds is known after it was written"
+			if c.needs.Has(NeedProgramContent) {
+				says += "; the start of such a program is prevented"
+			}
+			f.add(at+"."+c.key, "%s", says)
 		}
 	}
 }
@@ -93,10 +98,10 @@ func run(list []active, ev *Event, f finding) finding {
 			continue
 		}
 		if ev.Unsure&c.rests != 0 {
-			return finding{c.effect, c.detection, "it could not be found out that this is not so"}
+			return finding{effect: c.effect, detection: c.detection, reason: "it could not be found out that this is not so"}
 		}
 		if reason := c.holds(ev); reason != "" {
-			return finding{c.effect, c.detection, reason}
+			return finding{effect: c.effect, detection: c.detection, reason: reason}
 		}
 	}
 	return f

@@ -282,7 +282,7 @@ func TestContent(t *testing.T) {
 		{"foreign", has(FoundForeignELF, "MIPS"), Verdict{Allow: true, Effect: Alert, Detection: ForeignELF, Reason: `"/srv/x" is a program for another processor (MIPS)`}},
 		{"key", has(FoundPrivateKey, ""), Verdict{Allow: true, Effect: Alert, Detection: SecretFile, Reason: `"/srv/x" has a private key in it`}},
 		{"malware found", has(FoundMalware, "EICAR"), Verdict{Effect: Block, Detection: MalwareFile, Reason: `"/srv/x" is malware (EICAR)`}},
-		{"malware listed", File{SHA256: strings.ToLower(sha)}, Verdict{Effect: Block, Detection: MalwareFile, Reason: `"/srv/x" is malware (Mirai)`}},
+		{"malware listed", File{SHA256: strings.ToLower(sha)}, Verdict{Effect: Block, Detection: MalwareFile, Reason: `"/srv/x" is malware (Mirai)`, Malware: "Mirai"}},
 		{"malware by MD5", File{MD5: md}, Verdict{Effect: Block, Detection: MalwareFile, Reason: `"/srv/x" is malware (its digest is on the list)`}},
 		{"trusted", trusted, Verdict{Allow: true}},
 	} {
@@ -293,9 +293,63 @@ func TestContent(t *testing.T) {
 	}
 	p := &Policy{Version: 1, Rules: []Rule{{Name: "r", Files: section}}}
 	const says = "alerts and cannot prevent: what a file holds is known after it was written"
-	want := []Fault{{"rules[0].files.detect.packedBinaries", says}, {"rules[0].files.detect.suspiciousELF", says}}
+	const start = "; the start of such a program is prevented"
+	want := []Fault{{"rules[0].files.detect.packedBinaries", says + start}, {"rules[0].files.detect.suspiciousELF", says + start}}
 	if got := p.Notes(); !slices.Equal(got, want) {
 		t.Errorf("notes %v", got)
+	}
+}
+
+// What a program holds is known before it starts.
+func TestProgramContent(t *testing.T) {
+	sha, trusted := strings.Repeat("ab", 32), strings.Repeat("1", 64)
+	section := func(d FileDetections) *FilesSection {
+		return &FilesSection{Effect: new(Prevent), Malware: list("sha256:" + sha + " Mirai"), Trusted: list("sha256:" + trusted), Detect: d}
+	}
+	on := new(Inherit)
+	e := compile(t, Rule{Files: section(FileDetections{PackedBinaries: on, SuspiciousELF: new(Alert), ForeignArchitecture: new(Block), Malware: on, PrivateKeys: on})})
+	processes := compile(t, Rule{
+		Processes: &ProcessesSection{Effect: new(Alert), Deny: list("ls")},
+		Files:     section(FileDetections{PackedBinaries: on, Malware: new(Alert)}),
+	})
+	holds := func(sha string, what ...Content) *Event {
+		return with(launch("/bin/ls", "/bin/ls"), func(ev *Event) {
+			is := Contents{Path: "/bin/ls", SHA256: sha}
+			for _, w := range what {
+				is.Findings = append(is.Findings, Finding{What: w})
+			}
+			ev.Program.Contents = []Contents{{Path: "/bin/sh"}, is}
+		})
+	}
+	unsure := with(launch("/bin/ls", "/bin/ls"), func(ev *Event) { ev.Unsure = NeedProgramContent })
+	for _, c := range []struct {
+		name   string
+		e      *Engine
+		ev     *Event
+		want   Detection
+		effect Effect
+	}{
+		{"nothing", e, holds(""), NothingDetected, 0},
+		{"malware", e, holds(sha), MalwareProcess, Prevent},
+		{"packed", e, holds("", FoundPacked), EncryptedBinary, Prevent},
+		{"headers", e, holds("", FoundELFHeader), SuspiciousELF, Alert},
+		{"the strictest", e, holds(sha, FoundPacked, FoundELFHeader, FoundForeignELF), ForeignELF, Block},
+		{"trusted", e, holds(trusted, FoundPacked, FoundForeignELF), NothingDetected, 0},
+		{"a key", e, holds("", FoundPrivateKey), NothingDetected, 0},
+		{"not known", e, unsure, MalwareProcess, Prevent},
+		{"stricter than the lists", processes, holds(sha, FoundPacked), EncryptedBinary, Prevent},
+		{"as strict as the lists", processes, holds(sha), DeniedProcess, Alert},
+	} {
+		v := c.e.Decide(c.ev)
+		if v.Detection != c.want || c.want != NothingDetected && v.Effect != c.effect || v.Allow == v.Effect.Refuses() && v.Tell() {
+			t.Errorf("%s: %+v", c.name, v)
+		}
+		if c.want == MalwareProcess && c.name != "not known" && v.Malware != "Mirai" {
+			t.Errorf("%s: the name is %q", c.name, v.Malware)
+		}
+	}
+	if !e.Refuses(Processes) || !e.Needs().Has(NeedProgramContent) {
+		t.Error("no program is refused")
 	}
 }
 
@@ -428,7 +482,7 @@ func TestNeedsOfDetections(t *testing.T) {
 		Network:   &NetworkSection{Effect: new(Alert), Outbound: OutboundSection{AllowNames: list("*")}, Detect: NetworkDetections{RawSockets: new(Inherit)}},
 		Files:     &FilesSection{Effect: new(Alert), Detect: FileDetections{Malware: new(Prevent)}},
 	})
-	if got := e.Needs().String(); got != "modified,names,rawSockets,content,argv" {
+	if got := e.Needs().String(); got != "modified,names,rawSockets,content,argv,programContent" {
 		t.Errorf("got %s", got)
 	}
 	var back Needs

@@ -50,6 +50,7 @@ type finding struct {
 	effect    Effect
 	detection Detection
 	reason    string
+	malware   string // its name, of MalwareFile and MalwareProcess
 }
 
 // newJudges prepares the sections of r and reports their faults under path.
@@ -150,6 +151,7 @@ func (e *Engine) strictest() (effects [Files + 1]Effect) {
 	}
 	if e.files != nil {
 		consider(Files, e.files.strictest)
+		consider(Processes, e.files.startEffect())
 	}
 	for kind := range e.customs {
 		for _, j := range e.customs[kind].judges {
@@ -196,6 +198,7 @@ func (e *Engine) Decide(ev *Event) Verdict {
 		Detection: f.detection,
 		Rule:      e.rule,
 		Reason:    f.reason,
+		Malware:   f.malware,
 	}
 }
 
@@ -213,6 +216,9 @@ func (e *Engine) judge(ev *Event) (f finding) {
 	case Launch:
 		if e.processes != nil {
 			f = e.processes.judge(ev)
+		}
+		if e.files != nil {
+			f = e.files.judgeProgram(ev, f)
 		}
 	case Lookup:
 		if j := e.dns; j != nil {
@@ -239,7 +245,7 @@ func (e *Engine) judge(ev *Event) (f finding) {
 		}
 	default:
 		if effect := e.unknown(ev.Section); effect != Disable {
-			f = finding{effect, Unreadable, unreadable(ev)}
+			f = finding{effect: effect, detection: Unreadable, reason: unreadable(ev)}
 		}
 	}
 	return f

@@ -211,6 +211,10 @@ type Program struct {
 	// a digest has "".
 	Digests []string `json:"digests,omitzero"`
 
+	// Contents are what the same files hold, in the same order (see
+	// NeedProgramContent).
+	Contents []Contents `json:"contents,omitzero"`
+
 	// What holds for Path, an interpreter or Loaded; see the Need of the same
 	// name.
 
@@ -226,6 +230,16 @@ type Program struct {
 	// Main is the launch in the target's first process: what the container
 	// was started for, and what that process becomes by further execs.
 	Main bool `json:"main,omitzero"`
+}
+
+// Contents are what a program's file holds.
+type Contents struct {
+	Path   string `json:"path,omitzero"`
+	MD5    string `json:"md5,omitzero"` // in lower-case hexadecimals, as the next one
+	SHA256 string `json:"sha256,omitzero"`
+	// Findings are of a file that was changed since the target started: what
+	// the image holds was put there.
+	Findings []Finding `json:"findings,omitzero"`
 }
 
 // File is what a FileWrite changes, or the socket of a UnixConnect.
@@ -261,7 +275,8 @@ type File struct {
 }
 
 // OpWritten is the File.Op of an event that tells of a file's content after it
-// was written. It comes too late to prevent.
+// was written. It comes too late to prevent; the start of a program does not
+// (Program.Contents).
 const OpWritten = "written"
 
 // Finding is one thing found in the content of a file.

@@ -30,16 +30,16 @@ var fileChecks = []detector[FilesSection]{
 	{key: "detect.sshAndAdminFiles", detection: SSHAccess, kind: FileWrite, needs: NeedFileWrites,
 		effect: func(s *FilesSection) *Effect { return s.Detect.SSHAndAdminFiles },
 		holds:  changes(sshFiles, "says who may log in by SSH, and how")},
-	{key: "detect.packedBinaries", detection: EncryptedBinary, kind: FileWrite, needs: NeedContent, late: true,
+	{key: "detect.packedBinaries", detection: EncryptedBinary, kind: FileWrite, needs: NeedContent | NeedProgramContent, late: true,
 		effect: func(s *FilesSection) *Effect { return s.Detect.PackedBinaries },
 		holds:  found(FoundPacked, "is packed or encrypted")},
-	{key: "detect.suspiciousELF", detection: SuspiciousELF, kind: FileWrite, needs: NeedContent, late: true,
+	{key: "detect.suspiciousELF", detection: SuspiciousELF, kind: FileWrite, needs: NeedContent | NeedProgramContent, late: true,
 		effect: func(s *FilesSection) *Effect { return s.Detect.SuspiciousELF },
 		holds:  found(FoundELFHeader, "has headers that keep it from being analysed")},
-	{key: "detect.foreignArchitecture", detection: ForeignELF, kind: FileWrite, needs: NeedContent, late: true,
+	{key: "detect.foreignArchitecture", detection: ForeignELF, kind: FileWrite, needs: NeedContent | NeedProgramContent, late: true,
 		effect: func(s *FilesSection) *Effect { return s.Detect.ForeignArchitecture },
 		holds:  found(FoundForeignELF, "is a program for another processor")},
-	{key: "detect.malware", detection: MalwareFile, kind: FileWrite, needs: NeedContent, rests: NeedContent, late: true,
+	{key: "detect.malware", detection: MalwareFile, kind: FileWrite, needs: NeedContent | NeedProgramContent, rests: NeedContent, late: true,
 		effect: func(s *FilesSection) *Effect { return s.Detect.Malware },
 		holds:  found(FoundMalware, "is malware")},
 	{key: "detect.privateKeys", detection: SecretFile, kind: FileWrite, needs: NeedContent, late: true,
@@ -217,12 +217,12 @@ func checkDigest(entry, digest string) error {
 }
 
 // has reports whether the file is on the list, and by which name.
-func (d digests) has(f *File) (name string, ok bool) {
+func (d digests) has(sha256, md5 string) (name string, ok bool) {
 	if len(d) == 0 {
 		return "", false
 	}
-	if name, ok = d[f.SHA256]; !ok {
-		name, ok = d[f.MD5]
+	if name, ok = d[sha256]; !ok {
+		name, ok = d[md5]
 	}
 	return name, ok
 }
@@ -276,39 +276,101 @@ func (j *fileJudge) judge(ev *Event) finding {
 
 // judgeContent judges a file that was written.
 func (j *fileJudge) judgeContent(ev *Event) finding {
-	if _, ok := j.trusted.has(&ev.File); ok {
+	if _, ok := j.trusted.has(ev.File.SHA256, ev.File.MD5); ok {
 		return finding{}
 	}
 	f := run(j.checks, ev, finding{})
-	name, ok := j.malware.has(&ev.File)
+	name, ok := j.malware.has(ev.File.SHA256, ev.File.MD5)
 	if !ok {
 		return f
 	}
 	for i := range j.checks {
 		c := &j.checks[i]
 		if c.detection == MalwareFile && (f.detection == NothingDetected || severity(c.effect) >= severity(f.effect)) {
-			if name == "" {
-				name = "its digest is on the list"
-			}
-			return finding{c.effect, MalwareFile, ev.File.name() + " is malware (" + name + ")"}
+			return finding{effect: c.effect, detection: MalwareFile, reason: ev.File.name() + " is malware (" + listedName(name) + ")", malware: name}
 		}
 	}
 	return f
 }
 
+func listedName(name string) string {
+	if name == "" {
+		return "its digest is on the list"
+	}
+	return name
+}
+
+// judgeProgram judges what the files hold of a program that is about to start,
+// and returns the strictest finding if it is stricter than f. It is not too
+// late to prevent.
+func (j *fileJudge) judgeProgram(ev *Event, f finding) finding {
+	stricter := func(c *active) bool {
+		return f.detection == NothingDetected || severity(c.asked) > severity(f.effect)
+	}
+	for i := range j.checks {
+		c := &j.checks[i]
+		if !c.needs.Has(NeedProgramContent) || !stricter(c) {
+			continue
+		}
+		if c.rests != 0 && ev.Unsure.Has(NeedProgramContent) {
+			f = finding{effect: c.asked, detection: programDetection(c.detection), reason: "it could not be found out that this is not so"}
+			continue
+		}
+		for n := range ev.Program.Contents {
+			is := &ev.Program.Contents[n]
+			if _, ok := j.trusted.has(is.SHA256, is.MD5); ok {
+				continue
+			}
+			if name, ok := j.malware.has(is.SHA256, is.MD5); ok && c.detection == MalwareFile {
+				f = finding{effect: c.asked, detection: MalwareProcess, reason: quote(is.Path) + " is malware (" + listedName(name) + ")", malware: name}
+				break
+			}
+			if len(is.Findings) == 0 {
+				continue
+			}
+			written := &Event{Kind: FileWrite, File: File{Path: is.Path, Op: OpWritten, Findings: is.Findings}}
+			if reason := c.holds(written); reason != "" {
+				f = finding{effect: c.asked, detection: programDetection(c.detection), reason: reason}
+				break
+			}
+		}
+	}
+	return f
+}
+
+// programDetection is what a detection of a file's content is called when the
+// file is started.
+func programDetection(d Detection) Detection {
+	if d == MalwareFile {
+		return MalwareProcess
+	}
+	return d
+}
+
+// startEffect is the strictest effect that judgeProgram may have.
+func (j *fileJudge) startEffect() Effect {
+	strict := Disable
+	for i := range j.checks {
+		if c := &j.checks[i]; c.needs.Has(NeedProgramContent) && severity(c.asked) > severity(strict) {
+			strict = c.asked
+		}
+	}
+	return strict
+}
+
 func (j *fileJudge) lists(file *File) finding {
 	if what, path, entry := j.denies(file); what != "" {
-		return finding{j.effect, DeniedFile, listed(what, path, entry)}
+		return finding{effect: j.effect, detection: DeniedFile, reason: listed(what, path, entry)}
 	}
 	if j.allow == nil {
 		return finding{}
 	}
 	if _, ok := j.allow.match(file.Path); !ok {
-		return finding{j.effect, DeniedFile, notListed(file.name())}
+		return finding{effect: j.effect, detection: DeniedFile, reason: notListed(file.name())}
 	}
 	if file.pair() {
 		if _, ok := j.allow.match(file.To); !ok {
-			return finding{j.effect, DeniedFile, notListed(quote(file.To))}
+			return finding{effect: j.effect, detection: DeniedFile, reason: notListed(quote(file.To))}
 		}
 	}
 	return finding{}

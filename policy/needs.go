@@ -12,33 +12,34 @@ import (
 type Needs uint32
 
 const (
-	NeedDigests     Needs = 1 << iota // Program.Digests
-	NeedModified                      // Program.Modified and New
-	NeedPackages                      // Program.Altered
-	NeedSubject                       // Process.Path
-	NeedAncestry                      // Process.Ancestors
-	NeedUser                          // Process.User
-	NeedFileless                      // Program.Fileless
-	NeedWritable                      // Program.Writable
-	NeedSetUID                        // Program.SetUID
-	NeedRemoteIO                      // Program.RemoteIO
-	NeedMain                          // Program.Main
-	NeedNames                         // Event.Name and Resolved
-	NeedScans                         // Event.Scan
-	NeedListenPorts                   // Listen events
-	NeedUnixSockets                   // UnixConnect events
-	NeedRawSockets                    // RawSocket events
-	NeedFileWrites                    // FileWrite events
-	NeedFileType                      // File.Type and Image
-	NeedContent                       // File events of OpWritten, with Findings and digests
-	NeedArgv                          // Program.Command
-	NeedInteractive                   // Process.Interactive
-	NeedCommand                       // Process.Command
+	NeedDigests        Needs = 1 << iota // Program.Digests
+	NeedModified                         // Program.Modified and New
+	NeedPackages                         // Program.Altered
+	NeedSubject                          // Process.Path
+	NeedAncestry                         // Process.Ancestors
+	NeedUser                             // Process.User
+	NeedFileless                         // Program.Fileless
+	NeedWritable                         // Program.Writable
+	NeedSetUID                           // Program.SetUID
+	NeedRemoteIO                         // Program.RemoteIO
+	NeedMain                             // Program.Main
+	NeedNames                            // Event.Name and Resolved
+	NeedScans                            // Event.Scan
+	NeedListenPorts                      // Listen events
+	NeedUnixSockets                      // UnixConnect events
+	NeedRawSockets                       // RawSocket events
+	NeedFileWrites                       // FileWrite events
+	NeedFileType                         // File.Type and Image
+	NeedContent                          // File events of OpWritten, with Findings and digests
+	NeedArgv                             // Program.Command
+	NeedInteractive                      // Process.Interactive
+	NeedCommand                          // Process.Command
+	NeedProgramContent                   // Program.Contents
 )
 
 var needWords = [...]string{
 	"digests", "modified", "packages", "subject", "ancestry", "user", "fileless", "writable", "setuid", "remoteIO", "main", "names", "scans",
-	"listenPorts", "unixSockets", "rawSockets", "fileWrites", "fileType", "content", "argv", "interactive", "command",
+	"listenPorts", "unixSockets", "rawSockets", "fileWrites", "fileType", "content", "argv", "interactive", "command", "programContent",
 }
 
 // String returns the words of the set, joined by commas.

@@ -79,6 +79,8 @@ const (
 	SuspiciousELF   Detection = "suspiciousELFHeader"
 	ForeignELF      Detection = "malwareDownloaded"
 	MalwareFile     Detection = "malwareFileCustom"
+	// MalwareProcess is the start of such a file.
+	MalwareProcess Detection = "malwareProcessCustom"
 
 	Custom Detection = "customRule"
 )
@@ -108,6 +110,8 @@ type Verdict struct {
 	Rule      string    // the rule that answered; "" if none matched
 	Answer    string    // of a lookup that is refused: AnswerRefused, AnswerEmpty, an address; else there is no such name
 	Reason    string    // for people: `"evil.test" is on the deny list`
+
+	Malware string // of MalwareFile and MalwareProcess: the name on the list, "" if it has none
 
 	// Of a Custom detection.
 	Custom   string // its name

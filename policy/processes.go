@@ -107,11 +107,11 @@ func (j *processJudge) judge(ev *Event) (f finding) {
 	p := &ev.Program
 	switch what, name, entry := j.deny.denies(p); {
 	case what != "":
-		f = finding{j.effect, DeniedProcess, listed(what, name, entry)}
+		f = finding{effect: j.effect, detection: DeniedProcess, reason: listed(what, name, entry)}
 	case j.allow != nil && !j.allow.allows(p):
-		f = finding{j.effect, DeniedProcess, notListed(effective(p))}
+		f = finding{effect: j.effect, detection: DeniedProcess, reason: notListed(effective(p))}
 	case j.deny.missesDigest(ev):
-		f = finding{j.effect, Unreadable, "the digest of " + effective(p) + ", which the deny list asks for, is not known"}
+		f = finding{effect: j.effect, detection: Unreadable, reason: "the digest of " + effective(p) + ", which the deny list asks for, is not known"}
 	}
 	for i := range j.parents {
 		r := &j.parents[i]
@@ -119,7 +119,7 @@ func (j *processJudge) judge(ev *Event) (f finding) {
 			continue
 		}
 		if reason := r.judge(ev); reason != "" {
-			f = finding{r.effect, DeniedProcess, reason}
+			f = finding{effect: r.effect, detection: DeniedProcess, reason: reason}
 		}
 	}
 	if len(j.checks) == 0 || j.exempt != nil && j.exempt.allows(p) {

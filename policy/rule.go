@@ -191,7 +191,8 @@ type FilesSection struct {
 }
 
 // FileDetections are effects of detections, as in ProcessDetections. Those
-// from PackedBinaries on look at what was written, and cannot prevent it.
+// from PackedBinaries on look at what was written, and cannot prevent it; but
+// for private keys they prevent the start of such a program.
 type FileDetections struct {
 	Binaries            *Effect `yaml:"binaries" json:"binaries,omitzero"`                       // changes to programs and libraries
 	Certificates        *Effect `yaml:"certificates" json:"certificates,omitzero"`               // changes to certificates and keys

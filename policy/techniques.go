@@ -36,6 +36,7 @@ var techniques = map[Detection][]string{
 	SuspiciousELF:     {"obfuscatedFiles"},
 	ForeignELF:        {"ingressToolTransfer"},
 	MalwareFile:       {"ingressToolTransfer"},
+	MalwareProcess:    {"foreignBinaryExecution"},
 }
 
 // Techniques returns the ATT&CK techniques of what was detected, nil if none

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -144,7 +145,7 @@ func (c *Call) verify(pid int, r Reply) *Program {
 		return &Program{Path: "unreadable"}
 	}
 	loaded := versionOf(&st)
-	if loaded == c.Program.loads && c.Program.command == nil {
+	if loaded == c.Program.loads && c.Program.lasts && c.Program.command == nil {
 		return nil
 	}
 	found := &Program{Dev: st.Dev, Ino: st.Ino}
@@ -153,7 +154,7 @@ func (c *Call) verify(pid int, r Reply) *Program {
 	}
 	var same bool
 	if loaded.id == c.Program.loads.id {
-		same = loaded == c.Program.loads || c.sameContent(pid)
+		same = loaded == c.Program.loads && c.Program.lasts || c.sameContent(pid)
 		if same && c.Program.command != nil {
 			argv, err := commandLine(pid)
 			same = err == nil && sameCommand(argv, c.Program.command)
@@ -185,10 +186,16 @@ func (c *Call) sameContent(pid int) bool {
 	}
 	defer f.close()
 	head, err := readHead(f)
-	if err != nil || c.s.natures.of(f, head) != c.Program.nature {
+	if err != nil {
 		return false
 	}
-	return c.Program.digest == "" || c.s.natures.digest(f) == c.Program.digest
+	if is, _ := c.s.natures.of(f, head); is != c.Program.nature {
+		return false
+	}
+	if c.Program.digest != "" && c.s.natures.sha256(f) != c.Program.digest {
+		return false
+	}
+	return c.Program.exam == nil || reflect.DeepEqual(c.s.cfg.Examine(&Executable{s: c.s, f: f}), c.Program.exam)
 }
 
 // sameCommand compares argv with what was judged, which may be cut.

@@ -34,6 +34,37 @@ type File struct {
 	Replaced *File
 }
 
+// Written is a file that a call may write to, or puts in a place: FD stands for
+// it, or for the folder in which it has, or gets, the Name. It is valid as long
+// as the Call is.
+type Written struct {
+	FD      int // O_PATH
+	Name    string
+	Path    string // as File.Path
+	Renamed bool   // it is put there: its content may be written already
+}
+
+// Written returns the files that a Change is about to write, if
+// Config.WatchContent asks.
+func (c *Call) Written() []Written { return c.written }
+
+// keep notes a file for Written.
+func (c *Call) keep(fd int, name, path string, renamed bool) {
+	if c.s.cfg.WatchContent == nil || !c.s.cfg.WatchContent() {
+		return
+	}
+	if kept, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+		c.written = append(c.written, Written{kept, name, path, renamed})
+	}
+}
+
+func (c *Call) dropWritten() {
+	for _, w := range c.written {
+		unix.Close(w.FD)
+	}
+	c.written = nil
+}
+
 // errNoChange means that a call changes nothing that a rule could be about.
 var errNoChange = errors.New("no change to a file")
 
@@ -120,6 +151,7 @@ func (s *Supervisor) change(c *Call, ch change) {
 		c.unknown(c.Unknown)
 		return
 	}
+	defer c.dropWritten()
 	err := s.pace.look(c, func() error { return ch.describe(c) })
 	if gone := c.pending(); gone != nil {
 		c.replied = true
@@ -286,7 +318,7 @@ func (c *Call) opens(dirfd int, at, flags uint64) error {
 	f, err := lookup(c.TID, c.PID, dirfd, name)
 	if err == nil {
 		defer f.close()
-		return c.opensFile(f.full, &f.stat)
+		return c.opensFile(f.fd, "", f.full, &f.stat)
 	}
 	if !errors.Is(err, unix.ENOENT) || flags&unix.O_CREAT == 0 || strings.HasSuffix(name, "/") {
 		return err
@@ -299,11 +331,14 @@ func (c *Call) opens(dirfd int, at, flags uint64) error {
 	return c.opensPlace(p, flags|unix.O_NOFOLLOW)
 }
 
-func (c *Call) opensFile(name string, st *unix.Stat_t) error {
+// opensFile describes the open of a file that is there: fd stands for it, or
+// for the folder in which it has the name base.
+func (c *Call) opensFile(fd int, base, name string, st *unix.Stat_t) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return errNoChange
 	}
 	c.File.Op, c.File.Path = "open", name
+	c.keep(fd, base, name, false)
 	return nil
 }
 
@@ -314,13 +349,14 @@ func (c *Call) opensPlace(p *place, flags uint64) error {
 		return unix.ENOENT
 	case p.stat == nil:
 		c.File.Op = "create"
+		c.keep(p.dir.fd, p.name, p.path(), false)
 		return nil
 	case flags&(unix.O_CREAT|unix.O_EXCL) == unix.O_CREAT|unix.O_EXCL:
 		return unix.EEXIST
 	case p.is(unix.S_IFLNK):
 		return unix.ELOOP
 	}
-	return c.opensFile(p.path(), p.stat)
+	return c.opensFile(p.dir.fd, p.name, p.path(), p.stat)
 }
 
 // target returns where a file is made by a name that leads nowhere: a link to
@@ -405,7 +441,7 @@ func (c *Call) opensByHandle() error {
 	}
 	defer f.close()
 	c.File.Typed = f.full
-	return c.opensFile(f.full, &f.stat)
+	return c.opensFile(f.fd, "", f.full, &f.stat)
 }
 
 // openMount opens what dirfd of the target stands for, to be used with a
@@ -495,6 +531,7 @@ func (c *Call) second(dirfd int, at uint64) error {
 	}
 	defer p.close()
 	c.File.To = p.path()
+	c.keep(p.dir.fd, p.name, p.path(), true)
 	if c.File.Op == "rename" && p.stat != nil {
 		c.File.Replaced = &File{Op: "unlink", Path: c.File.To, Typed: absolute(c.TID, dirfd, name)}
 	}

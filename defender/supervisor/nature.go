@@ -2,10 +2,15 @@ package supervisor
 
 import (
 	"bytes"
-	"crypto/sha256"
+	"crypto"
+	_ "crypto/md5" // for what packages recorded
+	_ "crypto/sha1"
+	_ "crypto/sha256"
+	_ "crypto/sha512"
 	"debug/elf"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,12 +32,16 @@ type nature struct {
 	foreign   bool // of a call table that the target does not have
 }
 
-// natures remembers what files are: reading one takes milliseconds. A file
-// that was changed since has another time of change, which nobody can set.
+// natures remembers what was found in files: reading one takes milliseconds.
 type natures struct {
-	mu      sync.Mutex
-	known   map[version]nature
-	digests map[version]string
+	mu    sync.Mutex
+	known map[found]any
+}
+
+// found is one thing found in one version of a file.
+type found struct {
+	version
+	what any
 }
 
 type version struct {
@@ -44,67 +54,125 @@ func versionOf(st *unix.Stat_t) version {
 	return version{id{st.Dev, st.Ino}, st.Size, st.Mtim, st.Ctim}
 }
 
-const maxNatures = 4096
+const maxNatures = 8192
 
-// digest returns the SHA-256 of f in lower-case hexadecimals, "" if it cannot
-// be read or changes while it is.
-func (n *natures) digest(f *file) string {
-	v := versionOf(&f.stat)
+// maxRead is the size of files that are read to their end.
+const maxRead = 1 << 30
+
+var errChanging = errors.New("it is changed while it is read")
+
+// once returns what find finds in f, and remembers it where the time of the
+// last change will tell of the next one (see lasting). An error is not
+// remembered.
+func (n *natures) once(f *file, what any, find func(io.Reader) (any, error)) (result any, lasts bool, err error) {
+	key := found{versionOf(&f.stat), what}
 	n.mu.Lock()
-	got, ok := n.digests[v]
+	result, lasts = n.known[key]
 	n.mu.Unlock()
-	if ok {
-		return got
+	if lasts {
+		return result, true, nil
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return ""
+		return nil, false, err
 	}
 	r := os.NewFile(uintptr(fd), f.path)
 	defer r.Close()
-	hash := sha256.New()
-	if _, err := io.Copy(hash, r); err != nil {
-		return ""
+	// Whoever lets it grow while it is read would have us read for ever.
+	if result, err = find(io.LimitReader(r, f.stat.Size)); err != nil {
+		return nil, false, err
 	}
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || versionOf(&st) != v {
-		return ""
+	if unix.Fstat(fd, &st) != nil || versionOf(&st) != key.version {
+		return nil, false, errChanging
 	}
-	got = hex.EncodeToString(hash.Sum(nil))
+	if !lasting(fd, &st) {
+		return result, false, nil
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.digests == nil || len(n.digests) >= maxNatures {
-		n.digests = make(map[version]string)
+	if n.known == nil || len(n.known) >= maxNatures {
+		n.known = make(map[found]any)
 	}
-	n.digests[v] = got
-	return got
+	n.known[key] = result
+	return result, true, nil
 }
 
-// of returns the nature of f. Its name counts as well, for a file that cannot
-// be read, or is no ELF file at all.
-func (n *natures) of(f *file, head []byte) nature {
-	base := path.Base(f.path)
-	named := nature{loader: isLoader(base), multiCall: isMultiCall(base)}
-	if !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
-		return named
+const (
+	tick    = 100 * time.Millisecond // the clock of files advances in steps of up to 10 ms
+	written = 2 * time.Minute        // by when the kernel has written back what was changed (proc(5), dirty_expire_centisecs: 30 s)
+)
+
+// lasting reports whether any change to a file from now on is seen by its time
+// of change, which nobody can set.
+//
+// It is not where somebody has mapped the file to write to it: the first change
+// of a page sets the time, and no other one until the page was written back. On
+// file systems in memory nothing is written back. A lease is refused where
+// somebody may write (fcntl(2), F_SETLEASE), but on an overlay it does not know
+// of mappings.
+func lasting(fd int, st *unix.Stat_t) bool {
+	var fs unix.Statfs_t
+	if unix.Fstatfs(fd, &fs) != nil || fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC || fs.Type == unix.HUGETLBFS_MAGIC {
+		return false
 	}
-	v := versionOf(&f.stat)
-	n.mu.Lock()
-	got, ok := n.known[v]
-	n.mu.Unlock()
-	if !ok {
-		got = readNature(f)
-		n.mu.Lock()
-		if n.known == nil || len(n.known) >= maxNatures {
-			n.known = make(map[version]nature)
-		}
-		n.known[v] = got
-		n.mu.Unlock()
+	switch age := time.Since(time.Unix(st.Ctim.Unix())); {
+	case age > written:
+		return true
+	case age < tick || fs.Type == unix.OVERLAYFS_SUPER_MAGIC:
+		return false
 	}
-	got.loader = got.loader || named.loader
-	got.multiCall = got.multiCall || named.multiCall
-	return got
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK); err != nil {
+		return false
+	}
+	_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_UNLCK)
+	return true
 }
+
+// digest returns a digest of f.
+func (n *natures) digest(f *file, hash crypto.Hash) ([]byte, error) {
+	if f.stat.Size > maxRead {
+		return nil, fmt.Errorf("it has %d bytes, more than %d", f.stat.Size, maxRead)
+	}
+	sum, _, err := n.once(f, hash, func(r io.Reader) (any, error) {
+		h := hash.New()
+		_, err := io.Copy(h, r)
+		return h.Sum(nil), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sum.([]byte), nil
+}
+
+// sha256 returns the SHA-256 of f in lower-case hexadecimals, "" if it cannot
+// be had.
+func (n *natures) sha256(f *file) string {
+	sum, err := n.digest(f, crypto.SHA256)
+	if err != nil {
+		return ""
+	}
+	return hex.EncodeToString(sum)
+}
+
+// of returns the nature of f, and whether it lasts as long as the version of f
+// does. Its name counts as well, for a file that cannot be read, or is no ELF
+// file at all.
+func (n *natures) of(f *file, head []byte) (is nature, lasts bool) {
+	base := path.Base(f.path)
+	if bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		got, known, err := n.once(f, natureOf, func(r io.Reader) (any, error) { return readNature(r, f.stat.Size), nil })
+		if err == nil {
+			is, lasts = got.(nature), known
+		}
+	}
+	is.loader = is.loader || isLoader(base)
+	is.multiCall = is.multiCall || isMultiCall(base)
+	return is, lasts
+}
+
+// natureOf is what a nature is known by.
+const natureOf = "nature"
 
 // What programs say of themselves: BusyBox, Toybox and uutils; the single
 // binary of the GNU coreutils; musl's loader, which has no DT_SONAME. They are
@@ -121,15 +189,8 @@ func mark(between string, words ...string) []byte { return []byte(strings.Join(w
 // the beginning of a file, and what is appended to it moves nothing.
 const maxScan = 4 << 20
 
-func readNature(f *file) nature {
-	var n nature
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
-	if err != nil {
-		return n
-	}
-	r := os.NewFile(uintptr(fd), f.path)
-	defer r.Close()
-	data := make([]byte, min(f.stat.Size, maxScan))
+func readNature(r io.Reader, size int64) (n nature) {
+	data := make([]byte, min(size, maxScan))
 	if got, err := io.ReadFull(r, data); err != nil {
 		data = data[:got]
 	}

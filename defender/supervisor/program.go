@@ -2,9 +2,12 @@ package supervisor
 
 import (
 	"bytes"
+	"crypto"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,9 +29,15 @@ type Program struct {
 	// (i386): all its calls would fail.
 	Foreign bool
 
+	// Examined is what Config.Examine has said of the same files, if there is
+	// such a function.
+	Examined []any
+
 	loads   version // the file the kernel will load: /proc/PID/exe after the exec
+	lasts   bool    // a change to it would make another version of it
 	nature  nature
 	digest  string   // its SHA-256, if that is wanted
+	exam    any      // what Examine has said of it
 	elf     bool     // it is ELF: nothing but it can be loaded
 	hidden  bool     // it may be executed but not read
 	gains   bool     // it gains privileges: set-uid, set-gid or capabilities
@@ -58,7 +67,7 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 			at.close()
 		}
 	}()
-	c.digest(p, f)
+	c.look(p, f)
 	var command []string
 	scriptPath := c.typed
 	for n := 0; ; n++ {
@@ -82,7 +91,7 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 			return nil, err
 		}
 		p.Interpreters = append(p.Interpreters, at.path)
-		c.digest(p, at)
+		c.look(p, at)
 		if n == 0 {
 			argv, err := c.Argv()
 			if err != nil {
@@ -109,10 +118,13 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 	}
 	c.facts(p, at, true)
 	p.elf = p.hidden || bytes.HasPrefix(head, []byte("\x7fELF"))
-	is := c.s.natures.of(at, head)
-	p.Foreign, p.nature = is.foreign, is
+	is, lasts := c.s.natures.of(at, head)
+	p.Foreign, p.nature, p.lasts = is.foreign, is, lasts
 	if n := len(p.Digests); n > 0 {
 		p.digest = p.Digests[n-1]
+	}
+	if n := len(p.Examined); n > 0 {
+		p.exam = p.Examined[n-1]
 	}
 	if is.loader || is.multiCall {
 		if command == nil {
@@ -129,10 +141,39 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 	return p, nil
 }
 
-func (c *Call) digest(p *Program, f *file) {
+// look reads what rules ask about the content of f.
+func (c *Call) look(p *Program, f *file) {
 	if c.s.cfg.WatchDigests != nil && c.s.cfg.WatchDigests() {
-		p.Digests = append(p.Digests, c.s.natures.digest(f))
+		p.Digests = append(p.Digests, c.s.natures.sha256(f))
 	}
+	if c.s.cfg.Examine != nil {
+		p.Examined = append(p.Examined, c.s.cfg.Examine(&Executable{s: c.s, f: f}))
+	}
+}
+
+// Executable is a file that an exec would run, while the exec is judged.
+type Executable struct {
+	s *Supervisor
+	f *file
+}
+
+// Name is its path below our root.
+func (e *Executable) Name() string { return e.f.full }
+
+// Changed is the time of its last change, which nobody can set.
+func (e *Executable) Changed() time.Time { return time.Unix(e.f.stat.Ctim.Unix()) }
+
+// Size is its size in bytes.
+func (e *Executable) Size() int64 { return e.f.stat.Size }
+
+// Digest returns a digest of its content, which is remembered.
+func (e *Executable) Digest(hash crypto.Hash) ([]byte, error) { return e.s.natures.digest(e.f, hash) }
+
+// Once returns what find finds in its content. That is remembered by what,
+// which is to be of a type of the caller's.
+func (e *Executable) Once(what any, find func(io.Reader) (any, error)) (any, error) {
+	result, _, err := e.s.natures.once(e.f, what, find)
+	return result, err
 }
 
 // behind tells which function of a multi-call binary, or which program behind
@@ -151,9 +192,12 @@ func (c *Call) behind(p *Program, is nature, command []string) {
 		defer f.close()
 		p.Loaded = f.path
 		c.facts(p, f, false)
-		c.digest(p, f)
+		c.look(p, f)
 		head, err := readHead(f)
-		if err != nil || !c.s.natures.of(f, head).multiCall {
+		if err != nil {
+			return
+		}
+		if is, _ := c.s.natures.of(f, head); !is.multiCall {
 			return
 		}
 		command = argv[1:]

@@ -81,6 +81,7 @@ type Call struct {
 
 	File    File   // of Change
 	Payload []byte // of Send: what it sends
+	written []Written
 
 	s        *Supervisor
 	regs     sys.Data
@@ -126,8 +127,14 @@ type Config struct {
 	WatchFiles func() bool
 	// WatchFileTypes reports whether Type and Born of files are to be found.
 	WatchFileTypes func() bool
+	// WatchContent reports whether Call.Written is to be kept.
+	WatchContent func() bool
 	// WatchDigests reports whether Digests of programs are to be found.
 	WatchDigests func() bool
+	// Examine is called for each file that an exec would run, and once more for
+	// what was loaded if that may have been changed in between: then it must
+	// say the same, by reflect.DeepEqual. nil is not called.
+	Examine func(*Executable) any
 	// WatchPrograms reports whether the costly Facts of an exec are to be found.
 	WatchPrograms func() bool
 	// Exited is told of a child of ours that ended under our eyes during an
