@@ -261,7 +261,6 @@ func TestPortScan(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			script := fmt.Sprintf(`for ((i=1; i<=%d; i++)); do (: >/dev/tcp/%s) 2>&1 | sed 's/.*: //'; done | sort | uniq -c | sed 's/^ *//'`, test.tries, test.to)
-			const alone = "60 Connection refused\n"
 			native := run{}.native(t, "bash", "-c", script)
 			if !strings.HasSuffix(native.out, "Connection refused\n") {
 				t.Skipf("alone: %q %s", native.out, native.err)

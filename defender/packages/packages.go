@@ -245,7 +245,7 @@ func (r *reader) again(st os.FileInfo) bool {
 	if !ok {
 		return false
 	}
-	id := [2]uint64{uint64(sys.Dev), sys.Ino}
+	id := [2]uint64{sys.Dev, sys.Ino}
 	defer func() { r.seen[id] = true }()
 	return r.seen[id]
 }
