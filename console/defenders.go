@@ -248,7 +248,7 @@ func (s *Server) defenderHeartbeat(w http.ResponseWriter, r *http.Request) error
 	if h.Generation > s.newest().Generation || h.Generation == s.newest().Generation && h.PolicyError != "" {
 		s.overtake(r.Context(), d.Instance, h.Generation)
 	}
-	return WriteJSON(w, http.StatusOK, wire.HeartbeatReply{Seconds: int(s.heartbeat / time.Second)})
+	return WriteJSON(w, http.StatusOK, wire.HeartbeatReply{Seconds: int(s.heartbeat / time.Second), Forensics: s.forensics.take(d.Instance)})
 }
 
 // The states of a Defender.

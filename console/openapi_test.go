@@ -102,7 +102,7 @@ func TestOpenAPI(t *testing.T) {
 	asked := 0
 	for path, item := range d.Paths {
 		op, ok := item["get"].(map[string]any)
-		if !ok || strings.HasSuffix(path, "/stream") || strings.HasSuffix(path, ".yaml") || op["x-role"] == "defender" {
+		if !ok || strings.HasSuffix(path, "/stream") || strings.HasSuffix(path, ".yaml") || strings.Contains(path, "{snapshot}") || op["x-role"] == "defender" {
 			continue
 		}
 		url := strings.NewReplacer("{version}", "v1", "{generation}", "1", "{id}", def.Instance).Replace(path)

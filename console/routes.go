@@ -18,6 +18,7 @@ func (s *Server) routes() []Route {
 		{Pattern: "GET " + wire.Path + "/{id}/policy", Role: Anybody, Handler: s.defenderPolicy, own: true},
 		{Pattern: "POST " + wire.Path + "/{id}/audits", Role: Anybody, Handler: s.defenderAudits, MaxBody: wire.MaxBatchBytes, own: true},
 		{Pattern: "POST " + wire.Path + "/{id}/heartbeat", Role: Anybody, Handler: s.defenderHeartbeat, MaxBody: 64 << 10, own: true},
+		{Pattern: "POST " + wire.Path + "/{id}/forensics", Role: Anybody, Handler: s.defenderForensics, MaxBody: wire.MaxSnapshot / 4, own: true},
 
 		// The compatible API.
 		{Pattern: "POST " + compat + "/authenticate", Role: Anybody, Handler: compatible(s.postAuthenticate), MaxBody: 8 << 10},
@@ -25,6 +26,8 @@ func (s *Server) routes() []Route {
 		{Pattern: "PUT " + compat + "/policies/runtime/app-embedded", Role: store.Editor, Handler: compatible(s.putCompatPolicy), MaxBody: wire.MaxPolicy},
 		{Pattern: "POST " + compat + "/policies/runtime/app-embedded", Role: store.Editor, Handler: compatible(s.postCompatRule), MaxBody: wire.MaxPolicy},
 		{Pattern: "GET " + compat + "/audits/runtime/app-embedded", Role: store.Auditor, Handler: compatible(s.getCompatAudits)},
+		{Pattern: "GET " + compat + "/audits/incidents", Role: store.Auditor, Handler: compatible(s.getIncidents)},
+		{Pattern: "PATCH " + compat + "/audits/incidents/acknowledge/{id}", Role: store.Editor, Handler: compatible(s.patchIncident)},
 
 		// The native API.
 		{Pattern: "GET /api/v1/me", Role: store.Auditor, Handler: s.getMe},
@@ -47,6 +50,9 @@ func (s *Server) routes() []Route {
 		{Pattern: "GET /api/v1/defenders", Role: store.Auditor, Handler: s.getDefenders},
 		{Pattern: "GET /api/v1/defenders/{id}", Role: store.Auditor, Handler: s.getDefender},
 		{Pattern: "POST /api/v1/defenders/{id}/revoke", Role: store.Editor, Handler: s.postRevoke},
+		{Pattern: "POST /api/v1/defenders/{id}/forensics/ask", Role: store.Editor, Handler: s.postForensics},
+		{Pattern: "GET /api/v1/defenders/{id}/forensics", Role: store.Auditor, Handler: s.getSnapshots},
+		{Pattern: "GET /api/v1/forensics/{snapshot}", Role: store.Auditor, Handler: s.getSnapshot},
 		{Pattern: "GET /api/v1/tokens", Role: store.Admin, Handler: s.getTokens},
 		{Pattern: "POST /api/v1/tokens", Role: store.Admin, Handler: s.postToken},
 		{Pattern: "DELETE /api/v1/tokens/{name}", Role: store.Admin, Handler: s.deleteToken},

@@ -67,6 +67,7 @@ type Server struct {
 	throttle  *throttle
 	basic     basicCache
 	feed      feed
+	forensics wanted
 
 	changing sync.Mutex // held while the policy changes
 	mu       sync.Mutex // protects what follows

@@ -35,7 +35,10 @@ type Config struct {
 	// about them. It is fixed at the start; without it they cost nothing.
 	FileMonitoring bool
 	DryRun         bool // refuse nothing, tell what would be refused
-	KeepSecrets    bool // leave passwords and the like in what is recorded
+	// Forensics is how many bytes of what happened in the container are
+	// remembered for a Console; 0 remembers nothing.
+	Forensics   int
+	KeepSecrets bool // leave passwords and the like in what is recorded
 }
 
 // ResolvConf says whether /etc/resolv.conf may be rewritten.

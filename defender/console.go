@@ -37,9 +37,10 @@ type Console struct {
 
 // line is the running connection to the Console.
 type line struct {
-	d     *Defender
-	spool *audit.Spool
-	up    *uplink.Uplink
+	d       *Defender
+	spool   *audit.Spool
+	up      *uplink.Uplink
+	witness *witness // nil: nothing is remembered
 
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -55,13 +56,19 @@ func (d *Defender) openLine() (*line, error) {
 	l := &line{d: d, ended: make(chan struct{})}
 	l.spool = audit.OpenSpool(audit.SpoolConfig{Dir: c.DataDir, Source: &d.src, Notice: d.queue.Notice})
 	var err error
+	var forensics func() *wire.Snapshot
+	if d.ring != nil {
+		forensics = d.snapshot
+		l.witness = &witness{ring: d.ring, send: func() { l.up.SendForensics() }}
+	}
 	l.up, err = uplink.New(uplink.Config{
 		URL: c.URL, Token: c.Token, CA: c.CA, Spool: l.spool,
 		Identity: wire.Identity{
 			AppID: d.src.AppID, Container: d.src.Container, Image: d.src.Image,
 			Hostname: d.src.Hostname, Version: d.src.Version,
 		},
-		Apply: d.apply, Status: d.status, Notice: d.queue.Notice, Dial: d.dialConsole,
+		Forensics: forensics,
+		Apply:     d.apply, Status: d.status, Notice: d.queue.Notice, Dial: d.dialConsole,
 	})
 	if err != nil {
 		_ = l.spool.Close()
@@ -110,6 +117,9 @@ func (l *line) stop() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	if l.witness != nil {
+		l.witness.hurry()
+	}
 	_ = l.up.Flush(ctx) // what is left stays in the spool
 	l.cancel()
 	<-l.ended

@@ -62,6 +62,7 @@ type Defender struct {
 
 	src     audit.Source
 	queue   *audit.Queue
+	ring    *audit.Ring   // nil: nothing is remembered
 	dryRun  *audit.DryRun // nil unless cfg.DryRun
 	ending  atomic.Bool
 	closed  atomic.Bool // the target was kept from a resolver's socket
@@ -102,6 +103,9 @@ func New(cfg Config) (*Defender, error) {
 		Image: cfg.Workload.Image, Hostname: host, Version: cfg.Version, DryRun: cfg.DryRun,
 		KeepSecrets: cfg.KeepSecrets,
 	}
+	if cfg.Console.URL != "" { // who else would ask for it?
+		d.ring = audit.NewRing(&d.src, cfg.Forensics)
+	}
 	d.queue = audit.NewQueue(audit.Config{Source: &d.src, Trouble: func(err error) {
 		fmt.Fprintf(os.Stderr, "defender: writing audits: %v\n", err)
 	}})
@@ -136,6 +140,9 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 	}
 	if line != nil {
 		sinks = append(sinks, line.spool)
+		if line.witness != nil {
+			sinks = append(sinks, line.witness)
+		}
 	}
 	recording, stopRecording := context.WithCancel(context.Background())
 	recorded := make(chan struct{})
@@ -538,7 +545,7 @@ func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
 	}
 	addr, takeOver := d.proxyAddr(resolvConf)
 	d.proxy, err = dnsproxy.New(dnsproxy.Config{
-		Upstreams: upstreams, Bootstrap: d.upstreams(), Hosts: d.hosts(), Search: search(resolvConf), Decide: d.decide, Record: d.recordLookup, Asker: d.asker,
+		Upstreams: upstreams, Bootstrap: d.upstreams(), Hosts: d.hosts(), Search: search(resolvConf), Decide: d.decideLookup, Record: d.recordLookup, Asker: d.asker,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the DNS proxy: %w", err)

@@ -6,6 +6,7 @@
 //	GET  /api/v1/defenders/{id}/policy           → SignedPolicy, or 304 when nothing is newer
 //	POST /api/v1/defenders/{id}/audits           Batch (zstd) → Acknowledged
 //	POST /api/v1/defenders/{id}/heartbeat        Heartbeat → HeartbeatReply
+//	POST /api/v1/defenders/{id}/forensics        Snapshot (zstd) → {}
 //
 // Enrolling needs a token; everything after it the credential that enrolling
 // returned, as "Authorization: Bearer …". A Defender the Console no longer
@@ -37,6 +38,7 @@ const (
 	MaxBatch      = 500     // records in a batch
 	MaxBatchBytes = 4 << 20 // of a batch, uncompressed
 	MaxPolicy     = 16 << 20
+	MaxSnapshot   = 32 << 20 // of a Snapshot, uncompressed, in bytes
 	MaxWait       = 55 * time.Second
 )
 
@@ -136,4 +138,14 @@ type Heartbeat struct {
 // HeartbeatReply asks for the next heartbeat.
 type HeartbeatReply struct {
 	Seconds int `json:"seconds"` // until then
+	// Forensics asks for a Snapshot.
+	Forensics bool `json:"forensics,omitempty"`
+}
+
+// Snapshot is what a Defender remembers of its container, sent a little after
+// an incident or because the Console asked.
+type Snapshot struct {
+	Asked     bool              `json:"asked,omitempty"`     // the Console did
+	Forgotten uint64            `json:"forgotten,omitempty"` // events that had to make room
+	Events    []json.RawMessage `json:"events"`              // audit.ForensicEvent, oldest first
 }

@@ -64,6 +64,7 @@ func TestExamples(t *testing.T) {
 	example[Heartbeat](t, "heartbeat.json")
 	example[HeartbeatReply](t, "heartbeat-reply.json")
 	example[Error](t, "error.json")
+	example[Snapshot](t, "snapshot.json")
 
 	b := example[Batch](t, "batch.json")
 	for i, raw := range b.Records {
@@ -77,7 +78,7 @@ func TestExamples(t *testing.T) {
 
 	// There is no message without an example.
 	files, err := filepath.Glob(filepath.Join(examples, "*.json"))
-	if err != nil || len(files) != 8 {
+	if err != nil || len(files) != 9 {
 		t.Errorf("%d examples, %v", len(files), err)
 	}
 }

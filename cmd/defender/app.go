@@ -95,6 +95,7 @@ func (a *app) run() *cli.Command {
 			&cli.BoolFlag{Name: "file-monitoring", EnvVars: env("FILE_MONITORING"), Usage: "stop calls that change files, for the section files of a rule; each costs a few microseconds"},
 			&cli.StringFlag{Name: "resolv-conf", EnvVars: env("RESOLV_CONF"), Value: "auto", Usage: "auto rewrites /etc/resolv.conf in a container; `rewrite` always, leave never"},
 			&cli.StringSliceFlag{Name: "upstream", EnvVars: env("UPSTREAM"), Usage: "name `SERVER` to ask in place of resolv.conf's: 10.0.0.2, tls://1.1.1.1#cloudflare-dns.com, https://HOST/PATH; /corp.internal/10.0.0.2 for these names alone. May be repeated"},
+			&cli.IntFlag{Name: "forensics", EnvVars: env("FORENSICS"), Value: 2, Usage: "how many `MIB` of what happened in the container are remembered in memory for the Console, 0 to 1000"},
 			&cli.BoolFlag{Name: "keep-secrets", EnvVars: env("KEEP_SECRETS"), Usage: "leave passwords, tokens and keys in the command lines, URLs and names that are recorded; without it they read REDACTED"},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: env("DRY_RUN"), Usage: "refuse nothing; tell what would be refused, and sum up at the end"},
 		},
@@ -146,6 +147,7 @@ func config(c *cli.Context) (defender.Config, error) {
 		ResolvConf: defender.ResolvConf(c.String("resolv-conf")),
 		DryRun:     c.Bool("dry-run"),
 
+		Forensics:   c.Int("forensics") << 20,
 		KeepSecrets: c.Bool("keep-secrets"),
 
 		FileMonitoring: c.Bool("file-monitoring"),
@@ -172,6 +174,9 @@ func config(c *cli.Context) (defender.Config, error) {
 			errs = append(errs, fmt.Errorf("--upstream: %w", err))
 		}
 		cfg.Upstreams = append(cfg.Upstreams, u)
+	}
+	if n := c.Int("forensics"); n < 0 || n > 1000 {
+		errs = append(errs, fmt.Errorf("--forensics: %d is not from 0 to 1000 MiB", n))
 	}
 	oneOf("on-failure", "closed", "open")
 	oneOf("supervisor", "auto", "notify", "ptrace", "observe")

@@ -183,6 +183,11 @@ func (s *Store) AddAudits(ctx context.Context, instance string, first uint64, re
 			if err := s.insertAudit(t, defender, &added[i], texts[skip:][i], now); err != nil {
 				return fmt.Errorf("record %d: %w", added[i].Sequence, err)
 			}
+			if isIncident(&added[i].Record) {
+				if err := s.addIncident(t, &added[i]); err != nil {
+					return fmt.Errorf("incident of record %d: %w", added[i].Sequence, err)
+				}
+			}
 		}
 		_, err := t.exec(`UPDATE defenders SET acknowledged = ?, last_seen = ? WHERE id = ?`, acked, micros(now), defender)
 		return err

@@ -69,6 +69,8 @@ func Add(srv *console.Server, conf Config) error {
 // The paths of the pages.
 const (
 	eventsPath    = "/monitor/events"
+	incidentsPath = "/monitor/incidents"
+	forensicsPath = "/manage/defenders/forensics"
 	runtimePath   = "/defend/runtime"
 	rulePath      = "/defend/runtime/rule"
 	embedPath     = "/defend/embed"
@@ -91,6 +93,11 @@ func (p *pages) routes() []console.Route {
 		part("GET "+eventsPath+"/rows", auditor, p.getRows),
 		part("GET "+eventsPath+"/detail", auditor, p.getDetail),
 		part("GET "+eventsPath+"/stream", auditor, p.getStream),
+
+		page("GET "+incidentsPath, auditor, p.getIncidents),
+		page("POST "+incidentsPath+"/acknowledge", editor, p.postAcknowledge),
+		page("GET "+forensicsPath, auditor, p.getForensics),
+		page("POST "+forensicsPath, editor, p.postForensics),
 
 		page("GET "+runtimePath, auditor, p.getRules),
 		page("GET "+rulePath, auditor, p.getRule),
@@ -156,14 +163,17 @@ func (v view) May(role store.Role) bool { return v.User != nil && v.User.Role.Ma
 
 // notes are what a page says after a redirect, by the parameter "done".
 var notes = map[string]string{
-	"added":    "The rule was added. Defenders that are connected get it now.",
-	"saved":    "The rule was saved. Defenders that are connected get it now.",
-	"deleted":  "The rule was deleted. Defenders that are connected hear of it now.",
-	"revoked":  "The Defender was revoked.",
-	"untoken":  "The token was deleted. Defenders that enrolled by it stay.",
-	"role":     "The role was changed. The user has to sign in again.",
-	"unuser":   "The user was deleted.",
-	"password": "The password was changed. Sign in with the new one.",
+	"added":        "The rule was added. Defenders that are connected get it now.",
+	"saved":        "The rule was saved. Defenders that are connected get it now.",
+	"deleted":      "The rule was deleted. Defenders that are connected hear of it now.",
+	"revoked":      "The Defender was revoked.",
+	"acknowledged": "The incident was moved to the archive. What happens from now on is another one.",
+	"reopened":     "The incident is open again.",
+	"asked":        "The Defender sends what it remembers with its next heartbeat.",
+	"untoken":      "The token was deleted. Defenders that enrolled by it stay.",
+	"role":         "The role was changed. The user has to sign in again.",
+	"unuser":       "The user was deleted.",
+	"password":     "The password was changed. Sign in with the new one.",
 }
 
 // render writes a page. The template is run first: half a page must not go out

@@ -72,6 +72,8 @@ func TestAuditorCannotChange(t *testing.T) {
 		{runtimePath + "/disable", "name", "default", "disabled", "true"},
 		{runtimePath + "/delete", "name", "default"},
 		{defendersPath + "/revoke", "instance", d.Instance},
+		{forensicsPath, "instance", d.Instance},
+		{incidentsPath + "/acknowledge", "id", "1", "acknowledged", "true"},
 		{tokensPath, "name", "mine"},
 		{tokensPath + "/delete", "name", "mine"},
 	} {
@@ -405,7 +407,7 @@ func TestTextIsText(t *testing.T) {
 	d := b.enrol(wire.Identity{AppID: evil, Container: evil, Image: evil, Hostname: evil, Version: evil})
 	d.heartbeat(wire.Heartbeat{Identity: wire.Identity{AppID: evil, Container: evil, Image: evil}, Level: evil, Lost: []string{evil}, PolicyError: evil, Generation: 1})
 	d.tell(audit.Record{
-		Time: time.Now(), Type: evil, Effect: evil, AttackType: evil, RuleName: evil, Msg: evil, Severity: evil, AppID: evil, ContainerName: evil, ImageName: evil,
+		Time: time.Now(), Type: evil, Effect: evil, AttackType: evil, RuleName: evil, Msg: evil, Severity: evil, Category: "evil<img>", CustomRule: evil, AppID: evil, ContainerName: evil, ImageName: evil,
 		ProcessPath: "/" + evil, Command: evil + "\u202e\x1b[2J", User: evil, Domain: evil, Level: evil, Reason: evil, Err: evil, IP: evil, Call: evil,
 		Interpreters: []string{evil}, Ancestry: []policy.Ancestor{{PID: 1, Path: evil}},
 	})
@@ -419,7 +421,7 @@ func TestTextIsText(t *testing.T) {
 	for _, path := range []string{
 		eventsPath, eventsPath + "?id=" + id, eventsPath + "/rows", eventsPath + "/detail?id=" + id, eventsPath + "?text=" + "%3Cimg%20src%3E", eventsPath + "?rule=%3Cimg%3E",
 		runtimePath, rulePath + "?name=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E%3Cscript%3Ealert(2)%3C%2Fscript%3E",
-		defendersPath, tokensPath, changesPath,
+		defendersPath, tokensPath, changesPath, incidentsPath, forensicsPath + "?instance=" + d.Instance,
 	} {
 		a := w.get(path).want(http.StatusOK, "&lt;").wantNot("<img", "<script>", "\u202e", "\x1b")
 		if strings.Contains(a.header.Get("Content-Type"), "html") == false {
@@ -635,4 +637,28 @@ func TestAgo(t *testing.T) {
 			t.Errorf("ago(%v) is %q, want %q", c.d, got, c.want)
 		}
 	}
+}
+
+func TestIncidents(t *testing.T) {
+	b := newBench(t, Config{})
+	w := b.as("editor")
+	w.get(incidentsPath).want(http.StatusOK, "No incidents")
+	d := b.enrol(wire.Identity{AppID: "shop"})
+	d.tell(audit.Record{Type: "processes", Msg: "xmrig launched", AppID: "shop", Category: "cryptoMiner", Incident: true})
+	w.get(incidentsPath).want(http.StatusOK, "Crypto miner", "xmrig launched", "/monitor/events?id="+d.Instance+"-1", "Acknowledge")
+	w.post(incidentsPath+"/acknowledge", "id", "1", "acknowledged", "true").want(http.StatusSeeOther)
+	w.get(incidentsPath).want(http.StatusOK, "No incidents").wantNot("xmrig")
+	w.get(incidentsPath+"?archived=true").want(http.StatusOK, "xmrig launched", "by editor", "Reopen")
+	w.post(incidentsPath+"/acknowledge", "id", "x").want(http.StatusBadRequest)
+	w.post(incidentsPath+"/acknowledge", "id", "1", "acknowledged", "false").want(http.StatusSeeOther)
+	w.get(incidentsPath).want(http.StatusOK, "xmrig launched")
+
+	d.heartbeat(wire.Heartbeat{Level: "notify"})
+	w.get(forensicsPath+"?instance="+d.Instance).want(http.StatusOK, "Ask this Defender", "Nothing yet")
+	w.post(forensicsPath, "instance", d.Instance).want(http.StatusSeeOther)
+	if err := b.Store().AddSnapshot(t.Context(), &store.Defender{Instance: d.Instance}, true, 3, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	w.get(forensicsPath+"?instance="+d.Instance).want(http.StatusOK, "a request", "/api/v1/forensics/1?format=csv")
+	w.get(forensicsPath + "?instance=nobody").want(http.StatusNotFound)
 }

@@ -32,6 +32,9 @@ func (u *Uplink) sendHeartbeats(ctx context.Context) error {
 		}
 		u.succeeded("heartbeat")
 		failed = 0
+		if reply.Forensics {
+			u.owe(owedAsked)
+		}
 		if reply.Seconds > 0 {
 			asked := time.Duration(min(reply.Seconds, int(maxHeartbeat/time.Second))) * time.Second
 			interval = max(asked, minHeartbeat)

@@ -55,6 +55,9 @@ type Config struct {
 	// Status fills in the level and what else the Defender knows of itself.
 	// Dropped gets added what the spool lost. nil fills in nothing.
 	Status func(*wire.Heartbeat)
+	// Forensics returns what is remembered of the container; nil where nothing
+	// is.
+	Forensics func() *wire.Snapshot
 	// Notice is told, for people, what becomes of the line. It must not
 	// block. nil tells nobody.
 	Notice func(string)
@@ -77,6 +80,8 @@ type Uplink struct {
 	isHurry  sync.Once
 	progress chan struct{} // receives when Flush should look again
 	beat     chan struct{} // receives when there is news for a heartbeat
+	snapshot chan struct{} // receives when forensic data is to be sent
+	owed     atomic.Int32  // the forensic data that is still to be sent: owedNone, …
 	ended    chan struct{} // closed when Run returns
 	refused  atomic.Bool   // the Console wants nothing of us
 	answered atomic.Bool   // a request of this session succeeded
@@ -135,7 +140,7 @@ func New(cfg Config) (*Uplink, error) {
 	u := &Uplink{
 		cfg: cfg, client: c, spool: cfg.Spool, pace: usualPace,
 		first: make(chan struct{}), hurry: make(chan struct{}), ended: make(chan struct{}),
-		progress: make(chan struct{}, 1), beat: make(chan struct{}, 1),
+		progress: make(chan struct{}, 1), beat: make(chan struct{}, 1), snapshot: make(chan struct{}, 1),
 		batch: wire.MaxBatch, told: make(map[string]string), started: time.Now(),
 	}
 	c.reached = u.reached
@@ -165,7 +170,7 @@ func (u *Uplink) Flush(ctx context.Context) error {
 	u.isHurry.Do(func() { close(u.hurry) })
 	for {
 		n := u.spool.Len()
-		if n == 0 {
+		if n == 0 && u.owed.Load() == owedNone {
 			return nil
 		}
 		left := func(err error) error { return fmt.Errorf("%d audit records were not sent: %w", n, err) }
@@ -256,6 +261,7 @@ func (u *Uplink) session(ctx context.Context) error {
 	g.Go(func() error { return u.followPolicy(ctx) })
 	g.Go(func() error { return u.sendAudits(ctx) })
 	g.Go(func() error { return u.sendHeartbeats(ctx) })
+	g.Go(func() error { return u.sendSnapshots(ctx) })
 	return g.Wait()
 }
 
