@@ -62,6 +62,7 @@ test: build ## formatting, vet, lint, arrows and all tests of one machine
 .PHONY: test-platforms
 test-platforms: build ## containers, other kernels and a browser (as root)
 	@RUNLEVEL=1 scripts/packages $(PLATFORM_PACKAGES)
+	cd internal/schemas && CGO_ENABLED=0 go test -count=1 ./...
 	go test -tags platforms -timeout 30m ./internal/platforms/... ./internal/endtoend ./inject ./console/web
 
 # Servers are installed, not started: the benchmark starts its own. RUNLEVEL says so to Debian.
