@@ -197,11 +197,15 @@ func (d *Defender) file(f *supervisor.File) policy.File {
 
 func (d *Defender) program(p *supervisor.Program) policy.Program {
 	image := d.started.Add(startGrace)
+	born := p.Born
+	if born.IsZero() {
+		born = p.Changed // the file system does not say: it may be new if it was changed
+	}
 	return policy.Program{
 		Typed: p.Typed, Path: p.Path, Interpreters: p.Interpreters,
 		Loaded: p.Loaded, Applet: p.Applet, Dev: p.Dev, Ino: p.Ino,
 		Fileless: p.Fileless, Writable: p.Writable, SetUID: p.SetUID,
-		Digests: p.Digests, Modified: p.Changed.After(image), New: p.Born.After(image),
+		Digests: p.Digests, Modified: p.Changed.After(image), New: born.After(image),
 	}
 }
 
