@@ -131,6 +131,25 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// What an upgrade leaves out stays; what it says counts.
+func TestEmbedSwitches(t *testing.T) {
+	policy := write(t, "policy.yaml", "version: 1\n")
+	first, errs, exit := ctl(t, plain, "embed", "task-definition", "-", "--defender-image", "d:1", "--policy", policy, "--app-id", "f:1", "--on-failure", "open", "--file-monitoring")
+	if exit != 0 || !strings.Contains(first, `"DEFENDER_ON_FAILURE", "value": "open"`) || !strings.Contains(first, `"DEFENDER_FILE_MONITORING", "value": "true"`) {
+		t.Fatalf("exit %d:\n%s%s", exit, first, errs)
+	}
+	if again, _, _ := ctl(t, first, "embed", "task-definition", "-"); again != first {
+		t.Errorf("not kept:\n%s", again)
+	}
+	next, _, _ := ctl(t, first, "embed", "task-definition", "-", "--on-failure", "closed", "--file-monitoring=false")
+	if !strings.Contains(next, `"DEFENDER_ON_FAILURE", "value": "closed"`) || strings.Contains(next, "DEFENDER_FILE_MONITORING") {
+		t.Errorf("not changed:\n%s", next)
+	}
+	if back, _, _ := ctl(t, next, "embed", "task-definition", "-", "--remove"); back != plain {
+		t.Errorf("removed:\n%s", back)
+	}
+}
+
 func TestTerraform(t *testing.T) {
 	const query = `{"container_definitions": "[{\"name\":\"web\",\"image\":\"nginx\",\"entryPoint\":[\"/web\"]}]", "family": "shop", "defender_image": "d:1", "policy": "version: 1"}`
 	out, errs, exit := ctl(t, query, "embed", "terraform")
