@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -65,6 +66,8 @@ type Child struct {
 	once sync.Once
 	ws   unix.WaitStatus
 	tty  int // a descriptor of the terminal whose foreground we had; -1 without
+
+	halted atomic.Bool // awaitContinued runs
 
 	alone chan struct{} // closed when no child is left
 }
@@ -155,6 +158,28 @@ func (c *Child) Stopped(pid int) {
 	}
 	c.takeTerminal(early.Group())
 	early.Stopped()
+	if !c.halted.Swap(true) {
+		go c.awaitContinued()
+	}
+}
+
+// awaitContinued continues the guardian when somebody has continued the target
+// itself: it would stay stopped, and whoever waits for it would wait for ever.
+func (c *Child) awaitContinued() {
+	guardian, _ := early.Guarded()
+	for running := 0; running < 3; {
+		time.Sleep(20 * time.Millisecond)
+		if state, _ := stat(c.pid); state == "T" || state == "t" {
+			running = 0
+			continue
+		}
+		running++
+		if state, _ := stat(guardian); state == "T" {
+			_ = unix.Kill(guardian, unix.SIGCONT)
+			running = 0
+		}
+	}
+	c.halted.Store(false)
 }
 
 // takeTerminal makes group the foreground of our terminal.

@@ -491,6 +491,8 @@ static void guard(pid_t supervisor, int sock)
 				kill(early_page->target, sig);
 			continue;
 		}
+		if (sig == SIGCONT && info.si_pid == supervisor)
+			continue; // the target goes on already
 		if (sig != SIGCHLD) {
 			kill(supervisor, sig);
 			continue;
