@@ -166,19 +166,13 @@ func (c *Child) Stopped(pid int) {
 // awaitContinued continues the guardian when somebody has continued the target
 // itself: it would stay stopped, and whoever waits for it would wait for ever.
 func (c *Child) awaitContinued() {
-	guardian, _ := early.Guarded()
-	for running := 0; running < 3; {
+	for running := 0; running < 3; running++ {
 		time.Sleep(20 * time.Millisecond)
 		if state, _ := stat(c.pid); state == "T" || state == "t" {
 			running = 0
-			continue
-		}
-		running++
-		if state, _ := stat(guardian); state == "T" {
-			_ = unix.Kill(guardian, unix.SIGCONT)
-			running = 0
 		}
 	}
+	early.Continued()
 	c.halted.Store(false)
 }
 

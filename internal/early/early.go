@@ -32,6 +32,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -329,6 +330,7 @@ func Finish() {
 	if C.early_page != nil {
 		atomic.StoreUint32((*uint32)(&C.early_page.finished), 1)
 	}
+	Continued() // or it would not hear of our end
 }
 
 // Ended tells the guardian the target's exit status, in case that we die before
@@ -343,9 +345,24 @@ func Ended(status int) {
 // Stopped tells the guardian that job control has stopped the target, so that
 // it stops too and the shell sees the job stopped.
 func Stopped() {
-	if pid, ok := Guarded(); ok {
-		atomic.StoreUint32((*uint32)(&C.early_page.stopped), 1)
+	if pid, ok := Guarded(); ok && atomic.CompareAndSwapUint32((*uint32)(&C.early_page.stopped), 0, 1) {
 		_ = unix.Kill(pid, unix.SIGCHLD)
+	}
+}
+
+// Continued tells it that the target goes on, or has ended. It returns when the
+// guardian goes on too.
+func Continued() {
+	pid, ok := Guarded()
+	if !ok {
+		return
+	}
+	stopped := (*uint32)(&C.early_page.stopped)
+	atomic.CompareAndSwapUint32(stopped, 1, 0)
+	// From 2 on it stops: perhaps only after our signal.
+	for atomic.LoadUint32(stopped) == 2 && unix.Getppid() == pid {
+		_ = unix.Kill(pid, unix.SIGCONT)
+		time.Sleep(time.Millisecond)
 	}
 }
 

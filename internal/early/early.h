@@ -65,7 +65,7 @@ struct early {
 	int32_t target;    // pid
 	uint32_t ended;    // the target has, with
 	int32_t ended_status;
-	uint32_t stopped;  // the target is stopped by job control
+	uint32_t stopped;  // 1: job control has stopped the target; 2: the guardian stops
 	uint32_t took_over;
 
 	uint64_t prog[EARLY_PROG_MAX]; // struct sock_filter

@@ -505,8 +505,12 @@ static void guard(pid_t supervisor, int sock)
 			continue;
 		}
 		if (pid != supervisor) {
-			if (__atomic_exchange_n(&early_page->stopped, 0, __ATOMIC_SEQ_CST))
+			uint32_t asked = 1;
+
+			if (__atomic_compare_exchange_n(&early_page->stopped, &asked, 2, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
 				kill(getpid(), SIGSTOP); // the shell shall see the job stopped
+				__atomic_store_n(&early_page->stopped, 0, __ATOMIC_SEQ_CST);
+			}
 			continue;
 		}
 		break;
