@@ -37,7 +37,10 @@ type Config struct {
 	DryRun         bool // refuse nothing, tell what would be refused
 	// Forensics is how many bytes of what happened in the container are
 	// remembered for a Console; 0 remembers nothing.
-	Forensics   int
+	Forensics int
+	// Learn is a file for the least policy that would have refused nothing of
+	// what the target was let do, "-" for standard error, "" for none.
+	Learn       string
 	KeepSecrets bool // leave passwords and the like in what is recorded
 }
 

@@ -69,6 +69,7 @@ type Defender struct {
 	scans   scans
 	records records
 	written *written // nil without --file-monitoring
+	learn   *learner // nil unless cfg.Learn
 
 	started time.Time
 }
@@ -96,6 +97,13 @@ func New(cfg Config) (*Defender, error) {
 			return nil, err
 		}
 		d.engine.Store(engine)
+	}
+	var err error
+	if d.learn, err = newLearner(&cfg); err != nil {
+		if !cfg.FailOpen {
+			return nil, err
+		}
+		fmt.Fprintf(os.Stderr, "defender: %v; nothing is learned (--on-failure open)\n", err)
 	}
 	host, _ := os.Hostname()
 	d.src = audit.Source{
@@ -151,6 +159,9 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 		stopRecording()
 		<-recorded
 		d.summarize()
+		if d.learn != nil {
+			d.learn.finish()
+		}
 		if line != nil {
 			line.stop()
 		}
@@ -187,6 +198,11 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 	}
 	observing, stopObserving := context.WithCancel(ctx)
 	defer stopObserving()
+	if d.learn != nil {
+		learning := make(chan struct{})
+		go func() { defer close(learning); d.learn.run(observing, func(err error) { d.notice("%v", err) }) }()
+		defer func() { stopObserving(); <-learning }()
+	}
 	go d.observe(observing)
 	select {
 	case <-d.target.Done():
@@ -255,6 +271,9 @@ func (d *Defender) chooseBackend() error {
 		}
 		return fmt.Errorf("%w; the policy refuses things, and --on-failure is closed", err)
 	case d.levels.Backend == supervisor.Observe:
+		if d.learn != nil {
+			d.learn.rec.Limit() // what is not seen may happen all the same
+		}
 		if err != nil {
 			d.notice("%v", err)
 		}

@@ -19,6 +19,9 @@ func (d *Defender) handle(c *supervisor.Call) {
 		return
 	}
 	if !isEvent(c) {
+		if d.learn != nil {
+			d.learn.bound(c)
+		}
 		c.Reply(supervisor.Reply{Proceed: true})
 		return
 	}
@@ -70,9 +73,17 @@ func isEvent(c *supervisor.Call) bool {
 // needs reports whether a rule asks about any of these.
 func (d *Defender) needs(n policy.Needs) func() bool {
 	return func() bool {
-		e := d.engine.Load()
-		return e == nil || e.Needs()&n != 0 // without a policy everything is refused
+		return d.engine.Load() == nil || d.asked()&n != 0 // without a policy everything is refused
 	}
+}
+
+// asked is what the rule asks about, and what is learned.
+func (d *Defender) asked() policy.Needs {
+	n := d.engine.Load().Needs()
+	if d.learn != nil {
+		n |= d.learn.needs
+	}
+	return n
 }
 
 // settle replies, and records what happened.
@@ -147,7 +158,7 @@ func (d *Defender) describe(c *supervisor.Call) policy.Event {
 // inform finds out what the rule asks about beyond the call itself. What cannot
 // be had is said to be unsure.
 func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
-	needs := d.engine.Load().Needs()
+	needs := d.asked()
 	if needs&(policy.NeedSubject|policy.NeedAncestry|policy.NeedUser|policy.NeedCommand) != 0 {
 		ev.Subject = proc.Describe(c.PID())
 	}
@@ -224,6 +235,9 @@ func (d *Defender) decide(ev *policy.Event) policy.Verdict {
 	v := d.engine.Load().Decide(ev)
 	if d.cfg.DryRun {
 		v.Allow = true
+	}
+	if d.learn != nil && v.Allow {
+		d.learn.add(ev)
 	}
 	return v
 }

@@ -293,7 +293,7 @@ func (b *builder) place(o *Observation) {
 	case policy.Listen:
 		switch port := ev.Addr.Port(); {
 		case port == 0:
-		case o.KernelPort && ephemeralLow <= port && port <= ephemeralHigh:
+		case o.KernelPort:
 			b.add(listenPorts, ephemeralPorts, o)
 		default:
 			b.add(listenPorts, strconv.Itoa(int(port)), o)

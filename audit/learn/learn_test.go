@@ -239,7 +239,7 @@ func TestRecordingBounds(t *testing.T) {
 	}
 	big := NewRecording(Header{})
 	for i := range 600 {
-		ev := launch("/x/" + strings.Repeat(fmt.Sprintf("x%03d/", i), 2000))
+		ev := launch("/x/" + strings.Repeat(fmt.Sprintf("x%03d.", i), 2000))
 		big.Add(&ev, at)
 	}
 	if h := big.Header(); h.Lost == 0 {

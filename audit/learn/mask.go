@@ -95,7 +95,7 @@ func mask(p string, pid int, program bool) string {
 		if m == part {
 			literal++
 		}
-		inTemp = temporary["/"+strings.Join(parts[:i+1], "/")]
+		inTemp = i < 2 && temporary["/"+strings.Join(parts[:i+1], "/")]
 	}
 	return "/" + strings.Join(parts, "/")
 }

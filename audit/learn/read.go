@@ -23,6 +23,7 @@ const maxLine = 4 << 20
 // Line is one line of a recording or an audit log.
 type Line struct {
 	Number int
+	Raw    json.RawMessage
 	Header *Header // of the first line of a recording; otherwise there is
 	// either an observation, or a record, or both: what the record tells of.
 	Observation *Observation
@@ -40,7 +41,7 @@ func (l *Line) Workload() policy.Workload {
 	return policy.Workload{}
 }
 
-// Lines calls each for every line of a recording, of events, of an audit log,
+// Lines calls each, which must not keep its argument, for every line of a recording, of events, of an audit log,
 // or of what a Console's GET /api/v1/audits answers, packed by gzip or not. It
 // goes on over a last line that was cut off, which is a note.
 func Lines(name string, in io.Reader, each func(*Line) error) (notes []string, err error) {
@@ -65,7 +66,7 @@ func Lines(name string, in io.Reader, each func(*Line) error) (notes []string, e
 			continue
 		}
 		all, err := parse(line)
-		if err != nil && !whole && !json.Valid(line) {
+		if err != nil && !whole && line[0] == '{' && !json.Valid(line) {
 			return append(notes, fmt.Sprintf("%s:%d: the last line is incomplete and left out", name, n)), nil
 		}
 		if err != nil {
@@ -154,7 +155,7 @@ func parse(line []byte) ([]*Line, error) {
 	if err := json.Unmarshal(line, &r); err != nil { // with keys of newer Defenders
 		return nil, err
 	}
-	l := &Line{Record: &r}
+	l := &Line{Record: &r, Raw: line}
 	ev, ok, err := audit.Event(&r)
 	if err != nil {
 		return nil, err

@@ -120,9 +120,11 @@ func (r *Recording) Add(ev *policy.Event, at time.Time) {
 	r.add(&Observation{Event: *ev, Count: n, First: at, Last: at, Detected: detected(ev)})
 }
 
-// AddListen is Add for a port that the kernel chose.
+// AddListen is Add for a process that had the kernel choose a port: one of the
+// kernel's range counts as any of that range.
 func (r *Recording) AddListen(ev *policy.Event, at time.Time) {
-	r.add(&Observation{Event: *ev, Count: 1, First: at, Last: at, KernelPort: true})
+	port := ev.Addr.Port()
+	r.add(&Observation{Event: *ev, Count: 1, First: at, Last: at, KernelPort: ephemeralLow <= port && port <= ephemeralHigh})
 }
 
 // Merge adds all that another recording has. What is known about the sum is
@@ -137,6 +139,31 @@ func (r *Recording) Merge(other *Recording) {
 	for i := range list {
 		r.add(&list[i])
 	}
+}
+
+// Resume is Merge with an earlier recording of the same target, whose header
+// may be one that says less since nothing had started yet.
+func (r *Recording) Resume(earlier *Recording) {
+	if len(earlier.List()) > 0 {
+		r.Merge(earlier)
+	}
+}
+
+// Limit takes away the sections of which not everything is seen.
+func (r *Recording) Limit(sections ...policy.Section) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.head.Sections = slices.DeleteFunc(slices.Clone(r.head.Sections), func(s policy.Section) bool { return !slices.Contains(sections, s) })
+}
+
+// RecordingName is the name of the recording beside a learned policy:
+// learned.events.jsonl beside learned.yaml.
+func RecordingName(file string) string {
+	ext := path.Ext(file)
+	if ext != ".yaml" && ext != ".yml" && ext != ".json" {
+		ext = ""
+	}
+	return strings.TrimSuffix(file, ext) + ".events.jsonl"
 }
 
 // List returns the observations, in the order of their keys.

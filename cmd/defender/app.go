@@ -98,6 +98,7 @@ func (a *app) run() *cli.Command {
 			&cli.IntFlag{Name: "forensics", EnvVars: env("FORENSICS"), Value: 2, Usage: "how many `MIB` of what happened in the container are remembered in memory for the Console, 0 to 1000"},
 			&cli.BoolFlag{Name: "keep-secrets", EnvVars: env("KEEP_SECRETS"), Usage: "leave passwords, tokens and keys in the command lines, URLs and names that are recorded; without it they read REDACTED"},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: env("DRY_RUN"), Usage: "refuse nothing; tell what would be refused, and sum up at the end"},
+			&cli.StringFlag{Name: "learn", EnvVars: env("LEARN"), Usage: "write to `FILE` the least policy that would have refused nothing of what CMD did; - is standard error. Without --policy and --console nothing is refused"},
 		},
 		Action: a.runTarget,
 	}
@@ -146,11 +147,15 @@ func config(c *cli.Context) (defender.Config, error) {
 		KeepPtrace: c.Bool("keep-ptrace"),
 		ResolvConf: defender.ResolvConf(c.String("resolv-conf")),
 		DryRun:     c.Bool("dry-run"),
+		Learn:      c.String("learn"),
 
 		Forensics:   c.Int("forensics") << 20,
 		KeepSecrets: c.Bool("keep-secrets"),
 
 		FileMonitoring: c.Bool("file-monitoring"),
+	}
+	if cfg.Learn != "" && c.String("policy") == "" && c.String("console") == "" {
+		cfg.DryRun = true
 	}
 	if cfg.AuditLog == "" && cfg.DryRun {
 		cfg.AuditLog = "none"

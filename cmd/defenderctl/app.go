@@ -52,6 +52,7 @@ func (a *app) cli() *cli.App {
 				HideHelpCommand: true, Action: noSuchCommand, OnUsageError: usageError,
 				Subcommands: a.policyCommands(),
 			},
+			a.audits(),
 			{
 				Name: "version", Usage: "print the version",
 				Action: func(*cli.Context) error {

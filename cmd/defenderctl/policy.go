@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -12,13 +11,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"appdefender/audit"
+	"appdefender/audit/learn"
 	"appdefender/policy"
 	"appdefender/policy/compat"
 	"appdefender/policy/file"
 )
 
 func (a *app) policyCommands() []*cli.Command {
-	return []*cli.Command{a.policyValidate(), a.policyTest(), a.policyImport(), a.policyExport()}
+	return []*cli.Command{a.policyValidate(), a.policyTest(), a.policyLearn(), a.policyImport(), a.policyExport()}
 }
 
 func (a *app) policyValidate() *cli.Command {
@@ -200,10 +200,11 @@ func (a *app) policyTest() *cli.Command {
 	return &cli.Command{
 		Name:      "test",
 		Usage:     "say what a policy would have done to recorded events",
-		UsageText: "defenderctl policy test [--image IMAGE] [--container NAME] [--app-id ID] POLICY EVENTS",
-		Description: "EVENTS is a file with a JSON object in each line: recorded events, or the records of an audit log, which tell\n" +
-			"of less. - is standard input. Each event that the policy refuses or tells of is a line, and a table counts\n" +
-			"them. The exit status is 1 if something would have been refused, or a file has a fault.",
+		UsageText: "defenderctl policy test [--image IMAGE] [--container NAME] [--app-id ID] POLICY EVENTS...",
+		Description: "EVENTS are recordings (of \"defender run --learn\"), events, audit logs, which tell of less, or folders with the\n" +
+			"spool of a Defender. - is standard input. Rules are selected by the workload that recordings and records name, or\n" +
+			"by that of the flags. Each event that the policy refuses or tells of is a line, and a table counts them by rule.\n" +
+			"The exit status is 1 if something would have been refused, or a file has a fault.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "image", Usage: "the `IMAGE` that a rule's scope is matched with"},
 			&cli.StringFlag{Name: "container", Usage: "the container's `NAME` for it"},
@@ -211,17 +212,19 @@ func (a *app) policyTest() *cli.Command {
 		},
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
-			if c.Args().Len() != 2 {
+			if c.Args().Len() < 2 {
 				return errors.New(`give a policy and events, as in "defenderctl policy test policy.yaml events.jsonl"`)
 			}
-			return a.test(c.Args().Get(0), c.Args().Get(1), policy.Workload{
-				Image: c.String("image"), Container: c.String("container"), AppID: c.String("app-id"),
-			})
+			var w *policy.Workload
+			if c.IsSet("image") || c.IsSet("container") || c.IsSet("app-id") {
+				w = &policy.Workload{Image: c.String("image"), Container: c.String("container"), AppID: c.String("app-id")}
+			}
+			return a.test(c.Args().First(), c.Args().Tail(), w)
 		},
 	}
 }
 
-func (a *app) test(name, events string, w policy.Workload) error {
+func (a *app) test(name string, events []string, w *policy.Workload) error {
 	data, err := a.read(name)
 	if err != nil {
 		return cli.Exit(err, exitFaults)
@@ -230,89 +233,81 @@ func (a *app) test(name, events string, w policy.Workload) error {
 	if err != nil {
 		return cli.Exit(err, exitFaults)
 	}
-	engine, err := policy.Compile(p, w)
-	if err != nil {
+	j := &trial{app: a, policy: p, workload: w, engines: make(map[policy.Workload]*policy.Engine), report: audit.NewDryRun(a.out)}
+	if err := a.eachFile(events, j.read); err != nil {
 		return cli.Exit(err, exitFaults)
 	}
-	in := a.in
-	if events != "-" {
-		f, err := os.Open(events)
-		if err != nil {
-			return cli.Exit(err, exitFaults)
-		}
-		defer f.Close()
-		in = f
+	fmt.Fprintf(a.out, "%d events, %d refused\n", j.total, j.refused)
+	if err := j.report.Summary(a.out); err != nil {
+		return err
 	}
-	refused, err := a.judge(engine, events, in)
-	switch {
-	case err != nil:
-		return cli.Exit(err, exitFaults)
-	case refused > 0:
+	if j.refused > 0 {
 		return cli.Exit("", exitFaults)
 	}
 	return nil
 }
 
-// maxEvent is how long the line of an event may be, in bytes.
-const maxEvent = 4 << 20
-
-// judge asks engine about each event of in and returns how many it refused.
-func (a *app) judge(engine *policy.Engine, name string, in io.Reader) (refused int, err error) {
-	if engine.Rule() == "" {
-		fmt.Fprintln(a.err, "no rule of the policy is for this workload; see --image, --container and --app-id")
-	}
-	report := audit.NewDryRun(a.out)
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, maxEvent)
-	total := 0
-	for n := 1; lines.Scan(); n++ {
-		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
-			continue
-		}
-		ev, ok, err := readEvent(lines.Bytes())
-		if err != nil {
-			return refused, fmt.Errorf("%s:%d: %w", name, n, err)
-		}
-		if !ok {
-			continue
-		}
-		total++
-		v := engine.Decide(&ev)
-		if !v.Allow {
-			refused++
-		}
-		if v.Tell() {
-			if err := report.Write(audit.New(&audit.Source{DryRun: true}, &ev, v, audit.Outcome{Level: audit.Checked})); err != nil {
-				return refused, err
-			}
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return refused, fmt.Errorf("reading %s: %w", name, err)
-	}
-	fmt.Fprintf(a.out, "%d events, %d refused\n", total, refused)
-	return refused, report.Summary(a.out)
+// trial judges recorded events.
+type trial struct {
+	*app
+	policy         *policy.Policy
+	workload       *policy.Workload // for all events; nil is each one's own
+	engines        map[policy.Workload]*policy.Engine
+	report         *audit.DryRun
+	total, refused int
 }
 
-// readEvent reads a recorded event, which has a kind, or a record. It is false
-// for records that tell of no event.
-func readEvent(line []byte) (policy.Event, bool, error) {
-	var ev policy.Event
-	var keys struct{ Kind *string }
-	if err := json.Unmarshal(line, &keys); err != nil {
-		return ev, false, err
+// engine is that for a workload.
+func (t *trial) engine(w policy.Workload) (*policy.Engine, error) {
+	if t.workload != nil {
+		w = *t.workload
 	}
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields() // what is not known might have changed the verdict
-	if keys.Kind != nil {
-		err := d.Decode(&ev)
-		return ev, true, err
+	if e := t.engines[w]; e != nil {
+		return e, nil
 	}
-	var r audit.Record
-	if err := d.Decode(&r); err != nil {
-		return ev, false, err
+	e, err := policy.Compile(t.policy, w)
+	if err == nil && e.Rule() == "" {
+		fmt.Fprintf(t.err, "no rule of the policy is for this workload (image %q, container %q, App ID %q); see --image, --container and --app-id\n", w.Image, w.Container, w.AppID)
 	}
-	return audit.Event(&r)
+	t.engines[w] = e
+	return e, err
+}
+
+func (t *trial) read(name string, in io.Reader) error {
+	var recorded policy.Workload // of the recording
+	notes, err := learn.Lines(name, in, func(l *learn.Line) error {
+		if l.Header != nil {
+			recorded = l.Workload()
+			return nil
+		}
+		if l.Observation == nil {
+			return nil
+		}
+		w := recorded
+		if l.Record != nil {
+			w = l.Workload()
+		}
+		engine, err := t.engine(w)
+		if err != nil {
+			return err
+		}
+		o := l.Observation
+		t.total += o.Count
+		v := engine.Decide(&o.Event)
+		if !v.Allow {
+			t.refused += o.Count
+		}
+		if !v.Tell() {
+			return nil
+		}
+		r := audit.New(&audit.Source{DryRun: true}, &o.Event, v, audit.Outcome{Level: audit.Checked, Time: o.Last})
+		r.Count = o.Count
+		return t.report.Write(r)
+	})
+	for _, n := range notes {
+		fmt.Fprintf(t.err, "note: %s\n", n)
+	}
+	return err
 }
 
 func oneFile(c *cli.Context, example string) (string, error) {
