@@ -23,15 +23,19 @@ import (
 	"appdefender/audit/learn"
 )
 
-// filterFlags select records. Their names but for - are those of the Console's
-// API, with the exceptions in filterKeys.
-func filterFlags() []cli.Flag {
+// filterFlags select records: all flags, or the named ones and those of time.
+func filterFlags(names ...string) []cli.Flag {
 	var flags []cli.Flag
 	for _, k := range filterKeys {
+		if len(names) > 0 && !slices.Contains(names, k.flag) {
+			continue
+		}
 		flags = append(flags, &cli.StringSliceFlag{Name: k.flag, Usage: k.usage + "; may be repeated"})
 	}
+	if len(names) == 0 {
+		flags = append(flags, &cli.StringFlag{Name: "text", Usage: "only records with these `WORDS`"})
+	}
 	return append(flags,
-		&cli.StringFlag{Name: "text", Usage: "only records with these `WORDS`"},
 		&cli.StringFlag{Name: "since", Usage: "only records since `TIME`: 2006-01-02T15:04:05Z, or how long ago, such as 15m"},
 		&cli.StringFlag{Name: "until", Usage: "only records up to `TIME`"})
 }
@@ -56,20 +60,14 @@ var filterKeys = []struct {
 
 // filter selects records.
 type filter struct {
-	values      map[string][]string // by parameter
-	text        string
-	from, to    time.Time
-	since, till string // as given
+	values   map[string][]string // by parameter
+	text     string
+	from, to time.Time
 }
 
-// filterOf reads the flags of a filter, which checkFilter found sound.
-func filterOf(c *cli.Context) filter {
-	f, _ := readFilter(c)
-	return f
-}
-
+// readFilter reads the flags of a filter.
 func readFilter(c *cli.Context) (filter, error) {
-	f := filter{values: make(map[string][]string), text: c.String("text"), since: c.String("since"), till: c.String("until")}
+	f := filter{values: make(map[string][]string), text: c.String("text")}
 	for _, k := range filterKeys {
 		f.values[k.param] = c.StringSlice(k.flag)
 	}
@@ -147,7 +145,7 @@ func (a *app) audits() *cli.Command {
 		Description: "FILE is an audit log, also one packed by gzip, the folder with a Defender's spool, or - for standard input. The\n" +
 			"newest audits are listed, the oldest of them first. With --follow those that arrive are listed too, until Ctrl-C;\n" +
 			"a file may be rotated or truncated meanwhile.",
-		Flags: append(consoleFlags(),
+		Flags: append(append(consoleFlags(), filterFlags()...),
 			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Value: 50, Usage: "list the newest `N`; 0 is all"},
 			&cli.StringFlag{Name: "before", Usage: "list those of the Console that are older than `CURSOR`, which the page before gave"},
 			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on with what arrives"},

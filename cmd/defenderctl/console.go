@@ -20,16 +20,16 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// consoleFlags say which Console to ask, and for which audits.
+// consoleFlags say which Console to ask, and how.
 func consoleFlags() []cli.Flag {
 	env := func(name string) []string { return []string{"DEFENDERCTL_" + name} }
-	return append([]cli.Flag{
+	return []cli.Flag{
 		&cli.StringFlag{Name: "console", EnvVars: env("CONSOLE"), Usage: "ask the Console at `URL`"},
 		&cli.StringFlag{Name: "ca", EnvVars: env("CA"), Usage: "`FILE` with the certificate of the Console's own CA", TakesFile: true},
 		&cli.StringFlag{Name: "user", EnvVars: env("USER"), Usage: "sign in as `NAME`, with the password in DEFENDERCTL_PASSWORD or --password-file"},
 		&cli.StringFlag{Name: "password-file", EnvVars: env("PASSWORD_FILE"), Usage: "`FILE` with the password", TakesFile: true},
 		&cli.StringFlag{Name: "token", EnvVars: env("TOKEN"), Usage: "`TOKEN` of the Console's /api/v1/authenticate; a command line is for all to see: better as DEFENDERCTL_TOKEN"},
-	}, filterFlags()...)
+	}
 }
 
 // consoleClient asks one Console.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -13,6 +14,9 @@ import (
 	"appdefender/policy"
 	"appdefender/policy/file"
 )
+
+// ofWorkload are the flags that select the audits to learn from.
+var ofWorkload = []string{"app-id", "container", "image"}
 
 func (a *app) policyLearn() *cli.Command {
 	return &cli.Command{
@@ -23,11 +27,11 @@ func (a *app) policyLearn() *cli.Command {
 			"Console keeps. Several are put together, with a rule for each container. What audits do not tell of stays open: only a\n" +
 			"recording says what did not happen. With --from the lists of a policy get what they lack, and nothing is taken\n" +
 			"from it; what is added goes to standard error. The policy goes to standard output, or to a file by -o.",
-		Flags: append([]cli.Flag{
+		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "o", Usage: "write the policy to `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "from", Usage: "extend the policy in `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "effect", Value: "prevent", Usage: "`EFFECT` of the sections: alert, prevent or block"},
-		}, consoleFlags()...),
+		}, consoleFlags(), filterFlags(ofWorkload...)),
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			effect, ok := map[string]policy.Effect{"alert": policy.Alert, "prevent": policy.Prevent, "block": policy.Block}[c.String("effect")]
@@ -37,7 +41,16 @@ func (a *app) policyLearn() *cli.Command {
 			if !c.Args().Present() && c.String("console") == "" {
 				return errors.New(`give events, as in "defenderctl policy learn learned.events.jsonl", or --console`)
 			}
-			recordings, err := a.recordings(c)
+			f, err := readFilter(c)
+			for _, flag := range append([]string{"since", "until"}, ofWorkload...) {
+				if c.IsSet(flag) && c.String("console") == "" {
+					err = fmt.Errorf("--%s: selects audits of a Console; it says nothing without --console", flag)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			recordings, err := a.recordings(c, f)
 			if err != nil {
 				return cli.Exit(err, exitFaults)
 			}
@@ -62,7 +75,7 @@ func exitError(err error) error {
 }
 
 // recordings reads what the arguments name, or what a Console keeps.
-func (a *app) recordings(c *cli.Context) ([]*learn.Recording, error) {
+func (a *app) recordings(c *cli.Context, f filter) ([]*learn.Recording, error) {
 	var all []*learn.Recording
 	read := func(name string, in io.Reader) error {
 		r, notes, err := learn.Read(name, in)
@@ -77,7 +90,7 @@ func (a *app) recordings(c *cli.Context) ([]*learn.Recording, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := read(con.base.String(), con.lines(c.Context, filterOf(c))); err != nil {
+		if err := read(con.base.String(), con.lines(c.Context, f)); err != nil {
 			return nil, err
 		}
 	}
