@@ -317,7 +317,7 @@ func randomEvents(rnd *rand.Rand, n int) []policy.Event {
 		return s
 	}
 	addr := func() netip.AddrPort {
-		ip := netip.AddrFrom4([4]byte{byte(pick("\x0a", "\xc0", "\x7f", "\x08", "\x00")[0]), 0, byte(rnd.IntN(2)), byte(rnd.IntN(12))})
+		ip := netip.AddrFrom4([4]byte{pick("\x0a", "\xc0", "\x7f", "\x08", "\x00")[0], 0, byte(rnd.IntN(2)), byte(rnd.IntN(12))})
 		if rnd.IntN(4) == 0 {
 			b := [16]byte{0x20, 0x01, 0x0d, 0xb8, 15: byte(rnd.IntN(12))}
 			ip = netip.AddrFrom16(b)
