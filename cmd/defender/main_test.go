@@ -163,7 +163,7 @@ type result struct {
 // record has the fields of an audit that tests look at.
 type record struct {
 	ID, Time, Type, AttackType, Effect, RuleName, Msg, Level, Err, Reason string
-	User, ProcessPath, Command, IP, Severity, Hostname, Version           string
+	User, ProcessPath, Command, IP, Severity, Hostname, Version, Category string
 	Count, PID, Port                                                      int
 	Refused, DryRun                                                       bool
 }
