@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string) error {
 	quick := flags.Bool("quick", false, "a few minutes: small counts, three turns")
 	jsonFile := flags.String("json", "", "also write the results to `FILE`")
 	plots := flags.String("plots", "", "also write performance.md and its drawings to `DIR`")
-	from := flags.String("from", "", "measure nothing: take the results of `FILE`, as -json writes them")
+	from := flags.String("from", "", "measure nothing: take the results of `FILE[,FILE…]`, as -json writes them; the last that has a row counts")
 	list := flags.Bool("list", false, "tell the rows and end")
 	serveDNS := flags.String("serve-dns", "", "be the name server of the row dns, asking `UPSTREAM`; for the program's own use")
 	program := flags.String("defender", "", "the `PROGRAM` to measure; without it one is built")
@@ -59,11 +59,11 @@ func run(ctx context.Context, args []string) error {
 		}
 		return nil
 	case *from != "":
-		rep, err := readReport(*from)
+		rep, err := readReports(strings.Split(*from, ","))
 		if err != nil {
 			return err
 		}
-		return rep.publish(os.Stdout, "", *plots)
+		return rep.publish(os.Stdout, *jsonFile, *plots)
 	}
 	chosen, err := choose(rows(), flags.Args())
 	if err != nil {
@@ -77,8 +77,8 @@ func run(ctx context.Context, args []string) error {
 	rep := report{Machine: describeMachine(), Quick: *quick}
 	for _, r := range chosen {
 		res := b.measure(r)
-		if ctx.Err() != nil { // tell what there is, and write nothing
-			return errors.Join(rep.publish(os.Stdout, "", ""), errors.New("interrupted"))
+		if ctx.Err() != nil { // tell what there is; no page is made of it
+			return errors.Join(rep.publish(os.Stdout, *jsonFile, ""), errors.New("interrupted"))
 		}
 		rep.Results = append(rep.Results, res)
 	}
@@ -121,6 +121,28 @@ func readReport(name string) (*report, error) {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
 	return &rep, nil
+}
+
+// readReports puts the results of several runs into one, in the order of the rows.
+func readReports(names []string) (*report, error) {
+	var all report
+	found := make(map[string]result)
+	for _, name := range names {
+		rep, err := readReport(name)
+		if err != nil {
+			return nil, err
+		}
+		all.Machine, all.Quick = rep.Machine, all.Quick || rep.Quick
+		for _, r := range rep.Results {
+			found[r.Row] = r
+		}
+	}
+	for _, r := range rows() {
+		if res, ok := found[r.name]; ok {
+			all.Results = append(all.Results, res)
+		}
+	}
+	return &all, nil
 }
 
 // publish prints the table and writes the files that are asked for.

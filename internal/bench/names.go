@@ -24,7 +24,7 @@ func nameRows() []row {
 	servers := []string{"defender", "dnsmasq", "unbound"}
 	dns := func(name, what string, names int, bounds []bound) row {
 		return row{
-			name: name, group: groupNames, what: what, unit: "q/s", more: true, variants: servers, base: "dnsmasq", needs: []string{"dnsperf"}, turns: 5, bounds: bounds,
+			name: name, group: groupNames, what: what, unit: "q/s", more: true, variants: servers, base: "dnsmasq", needs: []string{"dnsperf"}, turns: 3, bounds: bounds,
 			measure: func(b *bench, v variant) (float64, error) { rate, _, err := b.lookups(v.name, names); return rate, err },
 		}
 	}
@@ -65,7 +65,7 @@ func (b *bench) lookups(server string, names int) (rate, cost float64, err error
 			return 0, 0, err
 		}
 	}
-	seconds := "5"
+	seconds := "3"
 	if b.quick {
 		seconds = "1"
 	}

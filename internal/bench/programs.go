@@ -19,15 +19,15 @@ func programRows() []row {
 			func(b *bench) []string {
 				return []string{"make", "-s", "-B", "-C", b.path("cbuild"), "-j", strconv.Itoa(runtime.NumCPU())}
 			}),
-		program("go-build", "go build of a small program, standard library cached", 5, nil, []string{"go"}, prepareGoBuild,
+		program("go-build", "go build of a small program, standard library cached", 3, nil, []string{"go"}, prepareGoBuild,
 			func(b *bench) []string {
 				return []string{"sh", "-c", "cd " + b.path("gobuild") + " && date +'package main; const built = \"%N\"' > built.go && GOFLAGS=-mod=mod CGO_ENABLED=0 go build -o prog ."}
 			}),
-		program("git", "clone of a repository of 400 files, and 20 times status", 0, nil, []string{"git"}, prepareGit,
+		program("git", "clone of a repository of 400 files, and 20 times status", 5, nil, []string{"git"}, prepareGit,
 			func(b *bench) []string {
 				return []string{"sh", "-c", "rm -rf clone && git clone -q repo clone && cd clone && for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do git status --short; done"}
 			}),
-		program("shell", "a shell loop of a thousand commands", 0, nil, nil, nil,
+		program("shell", "a shell loop of a thousand commands", 5, nil, nil, nil,
 			func(b *bench) []string {
 				return []string{"sh", "-c", "i=0; while [ $i -lt " + strconv.Itoa(b.count(1000)) + " ]; do " + b.path("true") + "; i=$((i+1)); done"}
 			}),
@@ -43,7 +43,7 @@ func programRows() []row {
 			func(b *bench) []string {
 				return []string{"sh", "-c", "i=0; while [ $i -lt " + strconv.Itoa(b.count(100)) + " ]; do curl -sf -o /dev/null $BENCH_URL || exit 1; i=$((i+1)); done"}
 			}),
-		program("apt", "apt-get update from a repository on disk", 0, nil, []string{"apt-get"}, prepareApt,
+		program("apt", "apt-get update from a repository on disk", 5, nil, []string{"apt-get"}, prepareApt,
 			func(b *bench) []string {
 				d := b.path("apt")
 				return []string{"apt-get", "-qq", "-o", "Dir::Etc::SourceList=" + d + "/sources.list", "-o", "Dir::Etc::SourceParts=-", "-o", "Dir::State=" + d + "/state",

@@ -22,7 +22,7 @@ func serverRows() []row {
 		if b.quick {
 			return "1"
 		}
-		return "3"
+		return "2"
 	}
 	return []row{
 		{

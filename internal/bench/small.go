@@ -12,7 +12,7 @@ import (
 func smallRows() []row {
 	one := func(name, what string, measure func(*bench, variant) (float64, error)) row {
 		return row{
-			name: name, group: groupSmall, what: what + ", on one processor", unit: "µs", variants: ways, base: "bare", needs: []string{"taskset"},
+			name: name, group: groupSmall, what: what + ", on one processor", unit: "µs", variants: ways, base: "bare", needs: []string{"taskset"}, turns: 5,
 			measure: func(b *bench, v variant) (float64, error) {
 				b.cpus = "0"
 				defer func() { b.cpus = "" }()
@@ -32,13 +32,13 @@ func smallRows() []row {
 	})
 	build.unit, build.turns, build.needs = "ms", 3, []string{"taskset", "make", "gcc"}
 	return []row{
-		one("one-cpu-associate", "connect of a UDP socket", func(b *bench, v variant) (float64, error) { return b.micro(v, "associate", 1, 20e3) }),
-		one("one-cpu-connect", "socket, connect, close", func(b *bench, v variant) (float64, error) { return b.micro(v, "connect", 1, 5e3) }),
-		one("one-cpu-vfork", "vfork, execve, wait", func(b *bench, v variant) (float64, error) { return b.micro(v, "vfork", 1, 600) }),
-		one("one-cpu-vfork-8", "vfork, execve, wait; 8 threads", func(b *bench, v variant) (float64, error) { return b.micro(v, "vfork", 8, 600) }),
+		one("one-cpu-associate", "connect of a UDP socket", func(b *bench, v variant) (float64, error) { return b.micro(v, "associate", 1, 5e3) }),
+		one("one-cpu-connect", "socket, connect, close", func(b *bench, v variant) (float64, error) { return b.micro(v, "connect", 1, 2e3) }),
+		one("one-cpu-vfork", "vfork, execve, wait", func(b *bench, v variant) (float64, error) { return b.micro(v, "vfork", 1, 300) }),
+		one("one-cpu-vfork-8", "vfork, execve, wait; 8 threads", func(b *bench, v variant) (float64, error) { return b.micro(v, "vfork", 8, 300) }),
 		build,
 		{
-			name: "quarter-cpu", group: groupSmall, what: "a shell loop of 200 commands in 0.25 of a processor and 64 MiB", unit: "ms", variants: ways, turns: 5,
+			name: "quarter-cpu", group: groupSmall, what: "a shell loop of 200 commands in 0.25 of a processor and 64 MiB", unit: "ms", variants: ways, turns: 3,
 			measure: func(b *bench, v variant) (float64, error) {
 				c, err := newCgroup(0.25, 64<<20)
 				if err != nil {
