@@ -27,7 +27,6 @@ const recorded = `{"recording":1,"container":"shop","sections":["processes","dns
 `
 
 func TestPolicyLearn(t *testing.T) {
-	t.Parallel()
 	one := write(t, "one.jsonl", recorded)
 	two := write(t, "two.jsonl", `{"recording":1,"container":"web","sections":["dns"]}
 {"kind":"lookup","domain":"web.example.com"}
@@ -88,7 +87,6 @@ func TestPolicyLearn(t *testing.T) {
 }
 
 func TestPolicyLearnFrom(t *testing.T) {
-	t.Parallel()
 	events := write(t, "events.jsonl", recorded+`{"kind":"launch","subject":{"path":"/usr/bin/dash"},"program":{"path":"/usr/bin/nc","command":["nc"]}}
 {"kind":"listen","addr":"0.0.0.0:80"}
 `)
@@ -124,7 +122,6 @@ func rec(n int, effect string) string {
 }
 
 func TestAuditsOfFiles(t *testing.T) {
-	t.Parallel()
 	var lines []string
 	for i := range 20 {
 		lines = append(lines, rec(i, []string{"alert", "prevent"}[i%2]))
@@ -253,7 +250,6 @@ func following(t *testing.T, args ...string) (out, errs *watched) {
 }
 
 func TestFollowFile(t *testing.T) {
-	t.Parallel()
 	log := write(t, "audit.jsonl", rec(1, "alert")+"\n")
 	out, errs := following(t, log)
 	out.wait(t, "message 1")
@@ -287,7 +283,6 @@ func TestFollowFile(t *testing.T) {
 
 // A Console in this process, with one Defender that sends.
 func TestAuditsOfConsole(t *testing.T) {
-	t.Parallel()
 	ctx := t.Context()
 	st, err := store.Open(ctx, store.Config{Path: filepath.Join(t.TempDir(), "console.db")})
 	if err != nil {

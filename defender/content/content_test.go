@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -146,7 +147,8 @@ func TestOtherFiles(t *testing.T) {
 // TestThisMachine looks for what is not there: a distribution packs nothing.
 func TestThisMachine(t *testing.T) {
 	looked := 0
-	for _, pattern := range []string{"/usr/bin/*", "/usr/sbin/*", "/usr/lib/x86_64-linux-gnu/*.so*", "/usr/lib/aarch64-linux-gnu/*.so*", "/lib64/*.so*", "/usr/lib/python3*/*.py", "/etc/ssl/certs/*.pem"} {
+	libraries := "/usr/lib/" + map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] + "-linux-gnu/*.so*"
+	for _, pattern := range []string{"/usr/bin/*", "/usr/sbin/*", libraries, "/lib64/*.so*", "/usr/lib/python3*/*.py", "/etc/ssl/certs/*.pem"} {
 		names, _ := filepath.Glob(pattern)
 		for i, name := range names {
 			st, err := os.Stat(name)
