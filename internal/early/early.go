@@ -234,22 +234,25 @@ func (c Child) state() uint32 { return atomic.LoadUint32((*uint32)(&c.c.state)) 
 // listener's descriptor, which is the caller's from then on; -1 if the filter
 // is for a tracer, or there is none.
 func (c Child) Listener() (int, error) {
-	if err := c.await(C.STATE_LISTENING); err != nil {
+	if err := c.await(C.STATE_LISTENING); err != nil && !c.failedExec() {
 		return -1, err
 	}
 	return int(c.c.listener), nil
 }
 
+// failedExec reports whether the stage could not execute its program. It had
+// done all before that; Failure tells.
+func (c Child) failedExec() bool {
+	return c.state() == C.STATE_FAILED && C.GoString(&c.c.failed_call[0]) == "execve"
+}
+
 // Alone waits until the stage no longer shares our descriptor table, so that
 // closing a descriptor here leaves the target's open.
-//
-// A stage that could not execute its program was alone before; Failure tells.
 func (c Child) Alone() error {
-	err := c.await(C.STATE_UNSHARED)
-	if c.state() == C.STATE_FAILED && C.GoString(&c.c.failed_call[0]) == "execve" {
-		return nil
+	if err := c.await(C.STATE_UNSHARED); err != nil && !c.failedExec() {
+		return err
 	}
-	return err
+	return nil
 }
 
 // Done waits for the probe's end and returns the errno of each of its calls:
