@@ -70,7 +70,6 @@ test-platforms: build ## containers, other kernels and a browser (as root)
 bench: build ## what protection costs, beside its peers; writes docs/performance.md (half an hour, a quiet machine)
 	@RUNLEVEL=1 scripts/packages $(BENCH_PACKAGES)
 	go run ./internal/bench -defender bin/defender -json docs/performance.json -plots docs
-	go run ./internal/bench/dns
 
 .PHONY: bench-quick
 bench-quick: build ## the same with small counts; writes nothing (BENCH="connect vfork": some rows)

@@ -207,12 +207,15 @@ func (w *worker) quick(b, raw []byte, udp bool) []byte {
 	var buf [maxKey]byte
 	e := p.cache.get(q.key(buf[:0]))
 	now := p.now()
-	if e == nil || !e.fresh(now) || len(e.about.Addrs) > 0 && e.pinned.Load() != p.pins.lost.Load()+1 {
+	if e == nil || !e.fresh(now) {
 		return nil
 	}
 	w.event.Domain, w.event.QType, w.event.Answer = e.domain, e.qtype, e.about
 	if v := p.conf.Decide(&w.event); !v.Allow || v.Tell() {
 		return nil
+	}
+	if len(e.about.Addrs) > 0 && e.pinned.Load() != p.pins.lost.Load()+1 {
+		p.pin(e)
 	}
 	return e.reply(b, q, now.Sub(e.born), false, q.limit(udp), p.secret)
 }

@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string) error {
 	plots := flags.String("plots", "", "also write performance.md and its drawings to `DIR`")
 	from := flags.String("from", "", "measure nothing: take the results of `FILE[,FILE…]`, as -json writes them; the last that has a row counts")
 	list := flags.Bool("list", false, "tell the rows and end")
-	serveDNS := flags.String("serve-dns", "", "be the name server of the row dns, asking `UPSTREAM`; for the program's own use")
+	serveDNS := flags.String("serve-dns", "", "be a name server of the row dns, `SERVER,UPSTREAM,LISTEN`; for the program's own use")
 	program := flags.String("defender", "", "the `PROGRAM` to measure; without it one is built")
 	flags.Usage = func() {
 		fmt.Fprintln(flags.Output(), "usage: bench [flags] [ROW…]   a row is a name or the beginning of some")

@@ -8,53 +8,94 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
 
 	"appdefender/dnsproxy"
 	"appdefender/policy"
-	"appdefender/policy/file"
 )
 
-// nameRows ask name servers under load. All run alone on this machine beside
-// dnsperf, with one upstream that answers every name.
+// nameServers are beside the Defender's: those people choose, and the forwarder that
+// one writes in an hour with the usual library.
+var nameServers = []string{"defender", "dnsmasq", "unbound", "naive"}
+
+// denied is how many names are on the lists of the Defender and of naive.
+const denied = 10_000
+
+// nameRows ask name servers. Each runs alone on this machine beside the one
+// who asks, with one upstream that answers every name.
 func nameRows() []row {
-	servers := []string{"defender", "dnsmasq", "unbound"}
-	dns := func(name, what string, names int, bounds []bound) row {
+	load := func(name, what string, names int, bounds []bound) row {
 		return row{
-			name: name, group: groupNames, what: what, unit: "q/s", more: true, variants: servers, base: "dnsmasq", needs: []string{"dnsperf"}, turns: 3, bounds: bounds,
+			name: name, group: groupNames, what: what, unit: "q/s", more: true, variants: nameServers, base: "dnsmasq", needs: []string{"dnsperf"}, bounds: bounds,
 			measure: func(b *bench, v variant) (float64, error) { rate, _, err := b.lookups(v.name, names); return rate, err },
 		}
 	}
-	cpu := dns("dns-cpu", "processor time of the name server for a thousand queries from its cache", 1000, []bound{{"defender", beats, 0}})
-	cpu.unit, cpu.more = "ms", false
+	best := []bound{{"defender", beats, 0}}
+	cpu := load("dns-cpu", "processor time of the name server for a query from its cache", 1000, best)
+	cpu.unit, cpu.more = "µs", false
 	cpu.measure = func(b *bench, v variant) (float64, error) { _, cost, err := b.lookups(v.name, 1000); return cost, err }
 	return []row{
-		dns("dns", "queries from the cache, dnsperf with 100 in flight", 1000, []bound{{"defender", beats, 0}}),
+		load("dns", "queries from the cache, dnsperf with 100 in flight", 1000, best),
 		cpu,
-		dns("dns-forward", "queries that must be forwarded", 2_000_000, nil),
+		load("dns-forward", "queries that must be forwarded, 100 in flight", 2_000_000, nil),
+		{
+			name: "dns-miss", group: groupNames, what: "a query that must be forwarded, one after the other; bare is the upstream itself", unit: "µs",
+			variants: append([]string{"bare"}, nameServers...), bounds: []bound{{"defender", addedAtMost, 100}},
+			measure: func(b *bench, v variant) (float64, error) { return b.miss(v.name) },
+		},
 	}
 }
 
-// lookups asks a name server for so many different names, round and round, and
-// returns the answers a second and the milliseconds of its processor time for
-// a thousand of them.
-func (b *bench) lookups(server string, names int) (rate, cost float64, err error) {
+// nameServer starts a name server with an upstream behind it, and waits until
+// it answers. bare is the upstream itself.
+func (b *bench) nameServer(server string) (addr *net.UDPAddr, pid int, stop func(), err error) {
 	up, err := newUpstream()
 	if err != nil {
-		return 0, 0, err
+		return nil, 0, nil, err
 	}
-	defer up.Close()
+	addr = up.LocalAddr().(*net.UDPAddr)
+	if server == "bare" {
+		return addr, 0, func() { up.Close() }, nil
+	}
+	fail := func(err error) (*net.UDPAddr, int, func(), error) {
+		up.Close()
+		return nil, 0, nil, fmt.Errorf("%s: %w", server, err)
+	}
 	port, err := freePort()
 	if err != nil {
-		return 0, 0, err
+		return fail(err)
 	}
-	argv, err := b.nameServer(server, up.LocalAddr().(*net.UDPAddr).Port, port)
+	argv, err := b.nameServerArgs(server, addr.Port, port)
 	if err != nil {
-		return 0, 0, err
+		return fail(err)
 	}
+	cmd := b.command(variant{}, argv...)
+	if err := cmd.Start(); err != nil {
+		return fail(err)
+	}
+	stop = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		up.Close()
+	}
+	addr = &net.UDPAddr{IP: addr.IP, Port: port}
+	if err := answers(b.ctx, addr.String()); err != nil {
+		stop()
+		return fail(err)
+	}
+	return addr, cmd.Process.Pid, stop, nil
+}
+
+// lookups asks a name server for so many different names, round and round, and
+// returns the answers a second and the microseconds of its processor time for
+// one of them.
+func (b *bench) lookups(server string, names int) (rate, cost float64, err error) {
 	queries := b.path(fmt.Sprintf("queries-%d", names))
 	if _, err := os.Stat(queries); err != nil {
 		var text strings.Builder
@@ -69,27 +110,20 @@ func (b *bench) lookups(server string, names int) (rate, cost float64, err error
 	if b.quick {
 		seconds = "1"
 	}
-	cmd := b.command(variant{}, argv...)
-	if err := cmd.Start(); err != nil {
+	addr, pid, stop, err := b.nameServer(server)
+	if err != nil {
 		return 0, 0, err
 	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
-	addr := fmt.Sprintf("127.0.0.1:%d", port)
-	if err := answers(b.ctx, addr); err != nil {
-		return 0, 0, fmt.Errorf("%s: %w", server, err)
-	}
+	defer stop()
 	ask := func(args ...string) (string, error) {
-		return b.output(append([]string{"dnsperf", "-s", "127.0.0.1", "-p", fmt.Sprint(port), "-d", queries, "-q", "100", "-c", "8", "-T", "1"}, args...)...)
+		return b.output(append([]string{"dnsperf", "-s", addr.IP.String(), "-p", strconv.Itoa(addr.Port), "-d", queries, "-q", "100", "-c", "8", "-T", "1"}, args...)...)
 	}
 	if names <= 1000 { // once through, so that all of them are in the cache
 		if _, err := ask("-n", "2"); err != nil {
 			return 0, 0, err
 		}
 	}
-	before, err := cpuTime(cmd.Process.Pid)
+	before, err := cpuTime(pid)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -97,7 +131,7 @@ func (b *bench) lookups(server string, names int) (rate, cost float64, err error
 	if err != nil {
 		return 0, 0, err
 	}
-	after, err := cpuTime(cmd.Process.Pid)
+	after, err := cpuTime(pid)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -109,7 +143,45 @@ func (b *bench) lookups(server string, names int) (rate, cost float64, err error
 		return 0, 0, fmt.Errorf("%s answered %s", server, codes)
 	}
 	rate, err = number(out, `Queries per second:\s+([\d.]+)`)
-	return rate, (after - before) * 1000 / completed * 1000, err
+	return rate, (after - before) * 1e6 / completed, err
+}
+
+// miss returns the median time of queries for names that nobody asked for
+// before, one after the other.
+func (b *bench) miss(server string) (float64, error) {
+	addr, _, stop, err := b.nameServer(server)
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
+	c, err := net.DialUDP("udp", nil, addr)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	count := 3000
+	if b.quick {
+		count = 500
+	}
+	took := make([]float64, count)
+	buf := make([]byte, 4096)
+	for i := range took {
+		query, err := new(dns.Msg).SetQuestion(fmt.Sprintf("miss%d.bench.example.", i), dns.TypeA).Pack()
+		if err != nil {
+			return 0, err
+		}
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		begun := time.Now()
+		if _, err := c.Write(query); err != nil {
+			return 0, err
+		}
+		if _, err := c.Read(buf); err != nil {
+			return 0, fmt.Errorf("%s: %w", server, err)
+		}
+		took[i] = time.Since(begun).Seconds() * 1e6
+	}
+	_, median, _ := quartiles(took)
+	return median, nil
 }
 
 // lastCodes returns dnsperf's line of response codes, "" if all were good.
@@ -125,15 +197,15 @@ func lastCodes(out string) string {
 	return "nothing"
 }
 
-func (b *bench) nameServer(server string, upstream, port int) ([]string, error) {
+func (b *bench) nameServerArgs(server string, upstream, port int) ([]string, error) {
 	up := fmt.Sprintf("127.0.0.1@%d", upstream)
 	switch server {
-	case "defender":
+	case "defender", "naive":
 		self, err := os.Executable()
 		if err != nil {
 			return nil, err
 		}
-		return []string{self, "-serve-dns", fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d,%s", upstream, port, b.path("policy.yaml"))}, nil
+		return []string{self, "-serve-dns", fmt.Sprintf("%s,127.0.0.1:%d,127.0.0.1:%d", server, upstream, port)}, nil
 	case "dnsmasq":
 		if _, err := exec.LookPath("dnsmasq"); err != nil {
 			return nil, errMissing("there is no dnsmasq here")
@@ -215,25 +287,34 @@ func newUpstream() (*net.UDPConn, error) {
 	return conn, nil
 }
 
-// serveNames is the Defender's name server alone, judging by a policy; what
-// is "UPSTREAM,LISTEN,POLICY".
+// serveNames is one of our own name servers; what is "defender" or "naive",
+// then ",UPSTREAM,LISTEN".
 func serveNames(ctx context.Context, what string) error {
-	var upstream, listen netip.AddrPort
-	f := strings.SplitN(what, ",", 3)
+	f := strings.Split(what, ",")
 	if len(f) != 3 {
-		return fmt.Errorf("-serve-dns wants UPSTREAM,LISTEN,POLICY, not %q", what)
+		return fmt.Errorf("-serve-dns wants SERVER,UPSTREAM,LISTEN, not %q", what)
 	}
-	for i, to := range []*netip.AddrPort{&upstream, &listen} {
-		var err error
-		if *to, err = netip.ParseAddrPort(f[i]); err != nil {
-			return err
-		}
-	}
-	p, err := file.Load(f[2])
+	upstream, err := netip.ParseAddrPort(f[1])
 	if err != nil {
 		return err
 	}
-	engine, err := policy.Compile(p, policy.Workload{})
+	listen, err := netip.ParseAddrPort(f[2])
+	if err != nil {
+		return err
+	}
+	deny := make([]string, denied)
+	for i := range deny {
+		deny[i] = fmt.Sprintf("denied%d.example.net", i)
+	}
+	if f[0] == "naive" {
+		return serveNaive(upstream.String(), listen.String(), deny)
+	}
+	for i := range deny {
+		deny[i] = "**." + deny[i]
+	}
+	engine, err := policy.Compile(&policy.Policy{Version: 1, Rules: []policy.Rule{{
+		Name: "bench", DNS: &policy.DNSSection{Effect: new(policy.Prevent), Deny: deny},
+	}}}, policy.Workload{})
 	if err != nil {
 		return err
 	}
@@ -248,4 +329,36 @@ func serveNames(ctx context.Context, what string) error {
 	g.Go(func() error { return proxy.Serve(ctx) })
 	g.Go(func() error { <-ctx.Done(); return proxy.Close() })
 	return g.Wait()
+}
+
+// serveNaive judges by a map, keeps every answer for good, and asks upstream
+// with a socket for each query.
+func serveNaive(upstream, listen string, deny []string) error {
+	refused := make(map[string]bool)
+	for _, name := range deny {
+		refused[name+"."] = true
+	}
+	var cache sync.Map
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
+		name := strings.ToLower(m.Question[0].Name)
+		for off, end := 0, false; !end; off, end = dns.NextLabel(name, off) {
+			if refused[name[off:]] {
+				_ = w.WriteMsg(new(dns.Msg).SetRcode(m, dns.RcodeNameError))
+				return
+			}
+		}
+		known, ok := cache.Load(name)
+		if !ok {
+			answer, err := dns.Exchange(m, upstream)
+			if err != nil {
+				return
+			}
+			cache.Store(name, answer)
+			known = answer
+		}
+		answer := known.(*dns.Msg).Copy()
+		answer.Id = m.Id
+		_ = w.WriteMsg(answer)
+	})
+	return (&dns.Server{Addr: listen, Net: "udp", Handler: handler}).ListenAndServe()
 }

@@ -104,7 +104,7 @@ func (rep *report) groups() []group {
 }
 
 // columns is the order in which variants stand beside each other.
-var columns = []string{"bare", "filter", "floor", "defender", "judged", "notify", "ptrace", "strace", "runsc", "tini", "dumb-init", "dnsmasq", "unbound"}
+var columns = []string{"bare", "filter", "floor", "defender", "judged", "notify", "ptrace", "strace", "runsc", "tini", "dumb-init", "dnsmasq", "unbound", "naive"}
 
 // File is the name of the group's drawing.
 func (g group) File() string {
