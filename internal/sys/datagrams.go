@@ -52,7 +52,7 @@ func (d *Datagrams) Receive(fd uintptr) (int, error) {
 	for i := range d.in {
 		d.in[i].hdr.Namelen = uint32(unsafe.Sizeof(d.from[i]))
 	}
-	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&d.in[0])), uintptr(len(d.in)), 0, 0, 0)
+	n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&d.in[0])), uintptr(len(d.in)), 0, 0, 0)
 	if e != 0 {
 		return 0, e
 	}
@@ -85,7 +85,7 @@ func (d *Datagrams) Answer(i int, b []byte) {
 // Send sends the answers. One that cannot be sent is lost (sendmmsg(2)).
 func (d *Datagrams) Send(fd uintptr) {
 	for at := 0; at < d.answers; {
-		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&d.out[at])), uintptr(d.answers-at), unix.MSG_DONTWAIT, 0, 0)
+		n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&d.out[at])), uintptr(d.answers-at), unix.MSG_DONTWAIT, 0, 0)
 		switch {
 		case e == unix.EINTR:
 		case e != 0:
