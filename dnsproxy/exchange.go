@@ -88,10 +88,15 @@ func (p *Proxy) Judge(raw []byte, who policy.Process) (policy.Event, policy.Verd
 // serve takes one query all the way: decide, reply, record.
 func (p *Proxy) serve(ctx context.Context, raw []byte, who func() policy.Process, udp, free bool, send func([]byte) error) {
 	o := p.answer(ctx, raw, who, udp, free)
+	p.send(&o, send)
+}
+
+// send sends the reply, if there is one, and records.
+func (p *Proxy) send(o *outcome, send func([]byte) error) {
 	if o.reply != nil {
 		o.err = errors.Join(o.err, send(o.reply))
 	}
-	p.tell(&o)
+	p.tell(o)
 }
 
 // tell records what is worth it.
@@ -101,60 +106,84 @@ func (p *Proxy) tell(o *outcome) {
 	}
 }
 
+// inquiry is a query on its way to its answer.
+type inquiry struct {
+	outcome
+	q    query
+	key  string // "" if the answer is not to be kept
+	kept *entry // what the cache has, fresh or not
+	who  func() policy.Process
+	udp  bool
+}
+
 // answer makes the reply to one query. free says that it may be asked
 // upstream; otherwise there are too many already.
+func (p *Proxy) answer(ctx context.Context, raw []byte, who func() policy.Process, udp, free bool) outcome {
+	in := &inquiry{who: who, udp: udp}
+	if p.open(in, raw, free) {
+		e, stale, err := p.resolve(ctx, &in.q, in.key, in.kept)
+		p.finish(in, e, stale, err)
+	}
+	return in.outcome
+}
+
+// open answers a query as far as that needs no upstream. It reports whether one
+// must be asked; finish is for what that says.
 //
 // The judge is asked each time, with what is in the cache or without: a change
 // of policy holds at once.
-func (p *Proxy) answer(ctx context.Context, raw []byte, who func() policy.Process, udp, free bool) (o outcome) {
-	var q query
+func (p *Proxy) open(in *inquiry, raw []byte, free bool) (ask bool) {
+	q := &in.q
 	if rcode, err := q.read(raw); err != nil {
 		if !errors.Is(err, errNoMessage) && !errors.Is(err, errResponse) {
-			o.reply = p.plain(&q, rcode)
+			in.reply = p.plain(q, rcode)
 		}
-		return o
+		return false
 	}
-	var key []byte
-	var kept *entry
 	if q.cacheable() {
-		key = q.key(make([]byte, 0, maxKey))
-		kept = p.cache.get(key)
+		key := q.key(make([]byte, 0, maxKey))
+		in.key, in.kept = string(key), p.cache.get(key)
 	}
-	o.event = q.lookup()
-	if kept == nil {
-		o.event.Tunnel = p.tunnels.note(o.event.Domain, q.qtype, p.now())
+	in.event = q.lookup()
+	if in.kept == nil {
+		in.event.Tunnel = p.tunnels.note(in.event.Domain, q.qtype, p.now())
 	}
-	if !p.decide(&o, who) {
-		o.reply = p.refusal(&q, &o.verdict)
-		return o
+	if !p.decide(&in.outcome, in.who) {
+		in.reply = p.refusal(q, &in.verdict)
+		return false
 	}
-	if o.reply = p.local(&q); o.reply != nil {
-		return o
+	if in.reply = p.local(q); in.reply != nil {
+		return false
 	}
-	e, stale := kept, false
 	switch {
-	case kept != nil && kept.fresh(p.now()):
-	case !free && kept.usable(p.now()):
-		stale = true
+	case in.kept != nil && in.kept.fresh(p.now()):
+		p.finish(in, in.kept, false, nil)
+	case !free && in.kept.usable(p.now()):
+		p.finish(in, in.kept, true, nil)
 	case !free:
 		p.overflows.Add(1)
-		o.err = errBusy
+		p.finish(in, nil, false, errBusy)
 	default:
 		// Before the wait: its port may be another's when the answer is there.
-		o.identify(who)
-		e, stale, o.err = p.resolve(ctx, &q, string(key), kept)
+		in.identify(in.who)
+		return true
 	}
-	if o.err != nil {
-		o.reply = p.plain(&q, dns.RcodeServerFailure)
-		return o
+	return false
+}
+
+// finish answers with what was found, unless the judge refuses that.
+func (p *Proxy) finish(in *inquiry, e *entry, stale bool, err error) {
+	q := &in.q
+	if in.err = err; err != nil {
+		in.reply = p.plain(q, dns.RcodeServerFailure)
+		return
 	}
-	if o.event.Answer = e.about; !e.about.Empty() && !p.decide(&o, who) {
-		o.reply = p.refusal(&q, &o.verdict)
-		return o
+	if in.event.Answer = e.about; !e.about.Empty() && !p.decide(&in.outcome, in.who) {
+		in.reply = p.refusal(q, &in.verdict)
+		return
 	}
 	p.pin(e)
-	o.reply = e.reply(make([]byte, 0, len(e.wire)+256), &q, p.now().Sub(e.born), stale, q.limit(udp), p.secret)
-	return o
+	in.reply = e.reply(make([]byte, 0, len(e.wire)+256), q, p.now().Sub(e.born), stale, q.limit(in.udp), p.secret)
 }
 
 // decide asks the judge about what is known of the event so far.
@@ -225,6 +254,17 @@ func (p *Proxy) asker(network string, client netip.AddrPort) policy.Process {
 		return policy.Process{}
 	}
 	return p.conf.Asker(network, client)
+}
+
+// known is asker for those that nobody has to be looked up for.
+func (p *Proxy) known(network string, client netip.AddrPort) (policy.Process, bool) {
+	switch {
+	case p.conf.Asker == nil:
+		return policy.Process{}, true
+	case p.conf.Known == nil:
+		return policy.Process{}, false
+	}
+	return p.conf.Known(network, client)
 }
 
 func (p *Proxy) now() time.Time { return p.clock() }

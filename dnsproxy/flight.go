@@ -18,8 +18,12 @@ type flights struct {
 }
 
 type flight struct {
-	done chan struct{}
-	e    *entry // of what was answered, kept or not
+	q     query // without a cookie; of no datagram
+	key   string
+	leave func() // the one who leads calls it, at the end
+
+	done chan struct{} // closed when the rest is there
+	e    *entry        // of what was answered, kept or not
 	err  error
 }
 
@@ -32,9 +36,13 @@ func (p *Proxy) resolve(ctx context.Context, q *query, key string, old *entry) (
 	if old != nil && p.now().UnixNano() < old.retry.Load() {
 		return old, true, nil
 	}
-	f, lead := p.fly(q, key)
+	f, first := p.fly(q, key)
+	lead := func() {
+		defer f.leave()
+		p.lead(f, attempt{})
+	}
 	switch {
-	case lead == nil:
+	case !first:
 	case old != nil:
 		go func() {
 			lead()
@@ -79,56 +87,110 @@ func failed(rcode int) bool {
 	return rcode == dns.RcodeServerFailure || rcode == dns.RcodeNotImplemented || rcode == dns.RcodeRefused
 }
 
-// fly returns the flight of q, and if it is a new one what flies it. An empty
-// key is of a query that is like no other.
-func (p *Proxy) fly(q *query, key string) (f *flight, lead func()) {
+// fly returns the flight of q. The first to have it must land it and leave. An
+// empty key is of a query that is like no other.
+func (p *Proxy) fly(q *query, key string) (f *flight, first bool) {
 	p.flights.mu.Lock()
 	defer p.flights.mu.Unlock()
 	if f := p.flights.byKey[key]; f != nil && key != "" {
-		return f, nil
+		return f, false
 	}
-	f = &flight{done: make(chan struct{})}
+	f = &flight{key: key, done: make(chan struct{})}
 	if key != "" {
 		// One may have landed since the cache was looked into.
 		if e := p.cache.get([]byte(key)); e != nil && e.fresh(p.now()) {
 			f.e = e
 			close(f.done)
-			return f, nil
+			return f, false
 		}
 	}
-	leave, ok := p.begin()
-	if !ok {
+	var ok bool
+	if f.leave, ok = p.begin(); !ok {
 		f.err = errBusy
 		close(f.done)
-		return f, nil
+		return f, false
 	}
 	if key != "" {
 		p.flights.byKey[key] = f
 	}
 	// The asker may leave before its query has its answer.
-	own := *q
-	own.question = slices.Clone(q.question)
-	own.name = own.question[:len(q.name)]
-	own.cookie = nil
-	return f, func() {
-		defer leave()
-		defer close(f.done)
-		ctx, cancel := context.WithTimeout(p.life, p.giveUp)
-		defer cancel()
-		var a *answer
-		if a, f.err = p.forward(ctx, &own); f.err == nil {
-			ev := own.lookup()
-			f.e = &entry{answer: a, key: key, domain: ev.Domain, qtype: ev.QType, born: p.now()}
-			if key != "" && a.ttl > 0 {
-				p.cache.put(f.e)
-			}
-		}
-		if key != "" {
-			p.flights.mu.Lock()
-			delete(p.flights.byKey, key)
-			p.flights.mu.Unlock()
+	f.q = *q
+	f.q.question = slices.Clone(q.question)
+	f.q.name = f.q.question[:len(q.name)]
+	f.q.cookie = nil
+	return f, true
+}
+
+// lead asks upstreams until there is an answer or none can be had.
+func (p *Proxy) lead(f *flight, tried attempt) {
+	ctx, cancel := context.WithTimeout(p.life, p.giveUp)
+	defer cancel()
+	a, err := p.forward(ctx, &f.q, tried)
+	p.land(f, a, err)
+}
+
+// land gives a flight's answer to all who wait for it. It is called once.
+func (p *Proxy) land(f *flight, a *answer, err error) {
+	defer close(f.done)
+	if f.err = err; err == nil {
+		ev := f.q.lookup()
+		f.e = &entry{answer: a, key: f.key, domain: ev.Domain, qtype: ev.QType, born: p.now()}
+		if f.key != "" && a.ttl > 0 {
+			p.cache.put(f.e)
 		}
 	}
+	if f.key != "" {
+		p.flights.mu.Lock()
+		delete(p.flights.byKey, f.key)
+		p.flights.mu.Unlock()
+	}
+}
+
+// launch asks the first server for what in waits for, and returns at once: end
+// is called when in has its reply. Nothing is started and no timer is set for
+// it, which would take longer than the rest. It reports false, having done
+// nothing, where that cannot be.
+func (p *Proxy) launch(in *inquiry, end func()) bool {
+	order := p.order(&in.q)
+	if len(order) == 0 || order[0].sockets == nil || order[0].down() || in.kept.usable(p.now()) {
+		return false
+	}
+	f, first := p.fly(&in.q, in.key)
+	if !first {
+		return false
+	}
+	s := order[0]
+	landed := func() {
+		defer f.leave()
+		p.finish(in, f.e, false, f.err)
+		end()
+	}
+	good := func(a *answer) bool {
+		return a.rcode != dns.RcodeFormatError && a.rcode != dns.RcodeNotImplemented && (!failed(a.rcode) || len(order) == 1)
+	}
+	query := f.q.upstream(true)
+	s.sockets.begin(query, f.q.question, p.hedge, func(a *answer, err error) {
+		if err == nil && good(a) && !a.truncated() {
+			s.fails.Store(0)
+			p.land(f, a, nil)
+			landed()
+			return
+		}
+		p.work.Go(func() { // f has not left
+			defer landed()
+			switch {
+			case err != nil && len(order) > 1:
+				p.missed(s)
+			case err == nil && good(a):
+				ctx, cancel := context.WithTimeout(p.life, p.tryFor)
+				defer cancel()
+				p.land(f, s.whole(ctx, a, query, f.q.question), nil)
+				return
+			}
+			p.lead(f, attempt{s, a, err})
+		})
+	})
+	return true
 }
 
 // begin counts a flight, unless the proxy has ended or has too many already.

@@ -29,6 +29,9 @@ type server struct {
 	Upstream
 	// exchange sends a query and returns the answer to just that.
 	exchange func(ctx context.Context, query, question []byte) (*answer, error)
+	sockets  *sockets // of one that is asked by UDP
+	// whole asks again by TCP where a datagram was too small for the answer.
+	whole func(ctx context.Context, a *answer, query, question []byte) *answer
 
 	fails atomic.Int32 // in a row
 }
@@ -46,14 +49,18 @@ type attempt struct {
 // resolver does whose place we took: one that does not reply, or says that it
 // cannot or will not, is passed over for the next, and a refusal by the last
 // is as good as any. But one that is known not to reply waits for last, and
-// one that is slow has the next beside it.
-func (p *Proxy) forward(ctx context.Context, q *query) (*answer, error) {
+// one that is slow has the next beside it. tried is what came of the first if
+// it was asked already: it comes after the others then.
+func (p *Proxy) forward(ctx context.Context, q *query, tried attempt) (*answer, error) {
 	order := p.order(q)
+	if i := slices.Index(order, tried.s); i >= 0 {
+		order = append(slices.Delete(order, i, i+1), tried.s)
+	}
 	if len(order) == 0 {
 		return nil, errNoUpstream
 	}
 	if len(order) == 1 {
-		return p.only(ctx, order[0], q)
+		return p.only(ctx, order[0], q, tried.s != nil)
 	}
 	var (
 		results  = make(chan attempt, rounds*len(order))
@@ -63,6 +70,9 @@ func (p *Proxy) forward(ctx context.Context, q *query) (*answer, error) {
 		next     int
 		waiting  int
 	)
+	if tried.a != nil && failed(tried.a.rcode) {
+		refusing, done[tried.s] = tried.a, true
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	hedge := time.NewTimer(p.hedge)
@@ -113,9 +123,12 @@ func (p *Proxy) forward(ctx context.Context, q *query) (*answer, error) {
 	return nil, last
 }
 
-// only asks the one server that there is.
-func (p *Proxy) only(ctx context.Context, s *server, q *query) (a *answer, err error) {
+// only asks the one server that there is. again says that it was asked before.
+func (p *Proxy) only(ctx context.Context, s *server, q *query, again bool) (a *answer, err error) {
 	for round := range rounds {
+		if round == 0 && again {
+			continue
+		}
 		a, err = p.ask(ctx, s, q, round == 0 || q.do)
 		if err == nil || ctx.Err() != nil {
 			break
@@ -161,10 +174,17 @@ func (p *Proxy) ask(ctx context.Context, s *server, q *query, edns bool) (*answe
 	case ctx.Err() != nil && time.Since(start) < p.hedge:
 		// Another was quicker. One that was given its time has failed, even if
 		// its answer would have come some day.
-	case s.fails.Add(1) == failsToDown:
-		p.work.Go(func() { p.probe(s) })
+	default:
+		p.missed(s)
 	}
 	return a, err
+}
+
+// missed notes that a server did not answer.
+func (p *Proxy) missed(s *server) {
+	if s.fails.Add(1) == failsToDown {
+		p.work.Go(func() { p.probe(s) })
+	}
 }
 
 // probe asks a server that is down for the root's name servers until it says

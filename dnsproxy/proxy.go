@@ -75,6 +75,9 @@ type Config struct {
 	// "udp" or "tcp". It is called for what is worth telling or goes
 	// upstream, before that, for the asker may be gone after it. nil means that nobody knows.
 	Asker func(network string, client netip.AddrPort) policy.Process
+	// Known is Asker where that takes no time; ok is false where it would.
+	// Without it all do.
+	Known func(network string, client netip.AddrPort) (who policy.Process, ok bool)
 }
 
 // Proxy is a DNS forwarder that judges each name. Create one with [New].
@@ -83,6 +86,7 @@ type Proxy struct {
 
 	cache   *cache
 	flights flights
+	servers []*server
 	routes  routes
 	pins    pins
 	tunnels tunnels
@@ -151,11 +155,10 @@ func New(conf Config) (*Proxy, error) {
 			return nil, fmt.Errorf("configuring DNS proxy: reading the system's certificates: %w", err)
 		}
 	}
-	var servers []*server
 	for _, u := range conf.Upstreams {
-		servers = append(servers, newServer(u, conf.Bootstrap, roots))
+		p.servers = append(p.servers, newServer(u, conf.Bootstrap, roots))
 	}
-	p.routes = newRoutes(servers)
+	p.routes = newRoutes(p.servers)
 	return p, nil
 }
 
@@ -255,6 +258,11 @@ func (p *Proxy) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.end()
+	for _, s := range p.servers {
+		if s.sockets != nil {
+			s.sockets.close()
+		}
+	}
 	// The descriptors stay, closed, so that Addrs keeps its answer. A second
 	// Close finds them closed, which is no fault.
 	for _, d := range p.doors {

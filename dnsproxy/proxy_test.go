@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -58,6 +59,7 @@ func (d *diary) record(ev *policy.Event, _ policy.Verdict, err error) {
 
 // upstream is a server on a free loopback port, over UDP and TCP.
 type upstream struct {
+	conn *net.UDPConn
 	addr netip.AddrPort
 	udp  atomic.Int64 // queries taken
 	tcp  atomic.Int64
@@ -70,7 +72,7 @@ func newUpstream(t testing.TB, answer dns.HandlerFunc) *upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.addr = pc.LocalAddr().(*net.UDPAddr).AddrPort()
+	u.conn, u.addr = pc, pc.LocalAddr().(*net.UDPAddr).AddrPort()
 	count := dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
 		if w.RemoteAddr().Network() == "udp" {
 			u.udp.Add(1)
@@ -90,6 +92,14 @@ func newUpstream(t testing.TB, answer dns.HandlerFunc) *upstream {
 		t.Cleanup(func() { _ = s.Shutdown() })
 	}
 	return u
+}
+
+// send sends something that nobody asked for.
+func (u *upstream) send(t testing.TB, b []byte, to netip.AddrPort) {
+	t.Helper()
+	if _, err := u.conn.WriteToUDPAddrPort(b, to); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // answerA answers every question with one address, and echoes EDNS.
@@ -169,6 +179,17 @@ func exchange(t testing.TB, p *Proxy, m *dns.Msg, udp bool) *dns.Msg {
 	r := new(dns.Msg)
 	if err := r.Unpack(b); err != nil {
 		t.Fatalf("answer %x: %v", b, err)
+	}
+	return r
+}
+
+// lookup asks a proxy that listens.
+func lookup(t testing.TB, p *Proxy, name string) *dns.Msg {
+	t.Helper()
+	c := &dns.Client{Timeout: time.Minute}
+	r, _, err := c.Exchange(ask(name, dns.TypeA), p.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
 	}
 	return r
 }
@@ -432,8 +453,9 @@ func TestUpstreams(t *testing.T) {
 			_, _ = w.Write(b)
 		}), want{dns.RcodeServerFailure, "unreadable", []int64{2}}},
 	}
-	for _, tt := range tests {
-		t.Run(tt.what, func(t *testing.T) {
+	for i := range 2 * len(tests) {
+		tt, listens := tests[i/2], i%2 == 1
+		t.Run(fmt.Sprintf("%s, listens %t", tt.what, listens), func(t *testing.T) {
 			t.Parallel()
 			var conf Config
 			var ups []*upstream
@@ -448,7 +470,14 @@ func TestUpstreams(t *testing.T) {
 			d := newDiary()
 			conf.Record = d.record
 			p := newProxy(t, conf)
-			r := exchange(t, p, ask("alert.test.", dns.TypeA), true)
+			var r *dns.Msg
+			if listens {
+				serve(t, p, "127.0.0.1:0")
+				r = lookup(t, p, "alert.test.")
+			} else {
+				r = exchange(t, p, ask("alert.test.", dns.TypeA), true)
+			}
+			<-d.told
 			if r.Rcode != tt.want.rcode {
 				t.Errorf("got %s, want %s", dns.RcodeToString[r.Rcode], dns.RcodeToString[tt.want.rcode])
 			}
@@ -460,6 +489,8 @@ func TestUpstreams(t *testing.T) {
 					t.Errorf("upstream %d was asked %d times, want %d", i, got, tt.want.asked[i])
 				}
 			}
+			d.mu.Lock()
+			defer d.mu.Unlock()
 			if len(d.errs) != 1 {
 				t.Fatalf("recorded %d times", len(d.errs))
 			}

@@ -22,8 +22,6 @@ import (
 const (
 	maxIdleConns = 4 // to one upstream
 	idleConnTime = 10 * time.Second
-
-	idleSocketTime = time.Second
 )
 
 // newServer returns the server behind u. bootstrap are the name servers that
@@ -38,8 +36,6 @@ func newServer(u Upstream, bootstrap []netip.AddrPort, roots *x509.CertPool) *se
 		return pool.exchange
 	}
 	tcp := over(func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", hostport) })
-	addr, _ := u.addr()
-	udp := newSockets(net.UDPAddrFromAddrPort(addr))
 	switch u.scheme {
 	case "tcp":
 		s.exchange = tcp
@@ -51,15 +47,23 @@ func newServer(u Upstream, bootstrap []netip.AddrPort, roots *x509.CertPool) *se
 			DialContext: d.DialContext, TLSClientConfig: conf, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute,
 		})
 	default:
-		s.exchange = func(ctx context.Context, query, question []byte) (*answer, error) {
-			a, err := udp.exchange(ctx, query, question)
-			if err != nil || !a.truncated() {
-				return a, err
+		addr, _ := u.addr()
+		s.sockets = &sockets{to: net.UDPAddrFromAddrPort(addr), asked: make(map[*socket]struct{})}
+		s.whole = func(ctx context.Context, a *answer, query, question []byte) *answer {
+			if !a.truncated() {
+				return a
 			}
 			if full, err := tcp(ctx, query, question); err == nil {
-				return full, nil
+				return full
 			}
-			return a, nil // the asker may see for itself whether TCP works
+			return a // the asker may see for itself whether TCP works
+		}
+		s.exchange = func(ctx context.Context, query, question []byte) (*answer, error) {
+			a, err := s.sockets.exchange(ctx, query, question)
+			if err == nil {
+				a = s.whole(ctx, a, query, question)
+			}
+			return a, err
 		}
 	}
 	return s
@@ -82,78 +86,6 @@ func resolver(servers []netip.AddrPort) *net.Resolver {
 		var d net.Dialer
 		return d.DialContext(ctx, network, to.String())
 	}}
-}
-
-// sockets are ready for queries by UDP, which then need not wait for one. Each
-// is used once, so that each query comes from a random port, and none waits for
-// long: it could be found, and filled with forged answers.
-type sockets struct {
-	to    *net.UDPAddr
-	ready chan idleSocket
-	bufs  sync.Pool // of *[maxUDPSize]byte
-}
-
-type idleSocket struct {
-	*net.UDPConn
-	since time.Time
-}
-
-func newSockets(to *net.UDPAddr) *sockets {
-	return &sockets{to: to, ready: make(chan idleSocket, maxIdleConns), bufs: sync.Pool{New: func() any { return new([maxUDPSize]byte) }}}
-}
-
-func (s *sockets) take() (*net.UDPConn, error) {
-	for {
-		select {
-		case c := <-s.ready:
-			if time.Since(c.since) < idleSocketTime {
-				return c.UDPConn, nil
-			}
-			_ = c.Close()
-		default:
-			return net.DialUDP("udp", nil, s.to)
-		}
-	}
-}
-
-// replace closes a socket that was used, and has another ready.
-func (s *sockets) replace(used *net.UDPConn) {
-	_ = used.Close()
-	if len(s.ready) == cap(s.ready) {
-		return
-	}
-	if conn, err := net.DialUDP("udp", nil, s.to); err == nil {
-		select {
-		case s.ready <- idleSocket{conn, time.Now()}:
-		default:
-			_ = conn.Close()
-		}
-	}
-}
-
-func (s *sockets) exchange(ctx context.Context, query, question []byte) (*answer, error) {
-	conn, err := s.take()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { go s.replace(conn) }()
-	defer untilDone(ctx, conn)()
-	if _, err := conn.Write(query); err != nil {
-		return nil, err
-	}
-	buf := s.bufs.Get().(*[maxUDPSize]byte)
-	defer s.bufs.Put(buf)
-	for {
-		n, err := conn.Read(buf[:])
-		if err != nil {
-			return nil, err
-		}
-		a, err := readAnswer(buf[:n], binary.BigEndian.Uint16(query), question)
-		if errors.Is(err, errMismatch) {
-			continue // late, or forged: the right one may still come
-		}
-		return a, err
-	}
 }
 
 // untilDone ends what waits on conn with ctx, until the function it returns is

@@ -89,6 +89,23 @@ func (p *Proxy) answerUDP(ctx context.Context, conn *net.UDPConn, msgs *sys.Data
 		return
 	}
 	query := slices.Clone(msgs.Payload(i))
+	if known, ok := p.known("udp", unmap(client)); ok {
+		in := &inquiry{who: func() policy.Process { return known }, udp: true}
+		end := func() {
+			p.send(&in.outcome, send)
+			p.leave()
+		}
+		if !p.open(in, query, true) {
+			end()
+		} else if !p.launch(in, end) {
+			answering.Go(func() {
+				e, stale, err := p.resolve(ctx, &in.q, in.key, in.kept)
+				p.finish(in, e, stale, err)
+				end()
+			})
+		}
+		return
+	}
 	answering.Go(func() {
 		defer p.leave()
 		p.serve(ctx, query, who, true, true, send)
