@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,25 +24,97 @@ import (
 //	/policy.yaml   the sample task's
 const guestProgram = "/guest"
 
-// guests has the root file system of all guests, made once.
-var guests = sync.OnceValues(func() (string, error) {
-	base, err := bootstrapped()
-	if err != nil {
-		return "", err
+// A machine is a processor that guests have, and what emulates it.
+type machine struct {
+	arch     string   // as Debian and Go name it
+	build    []string // environment that builds for it
+	emulator []string
+	console  string
+}
+
+var amd64 = machine{
+	arch:     "amd64",
+	emulator: []string{"qemu-system-x86_64"}, // not with KVM: where this is a guest itself, a kernel may hang
+	console:  "ttyS0",
+}
+
+// Cortex-A72 runs 32-bit programs too.
+var arm64 = machine{
+	arch:     "arm64",
+	build:    []string{"GOARCH=arm64", "CC=aarch64-linux-gnu-gcc", "PKG_CONFIG_LIBDIR=/usr/lib/aarch64-linux-gnu/pkgconfig"},
+	emulator: []string{"qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72"},
+	console:  "ttyAMA0",
+}
+
+// guests are the root file systems of guests, each made once.
+var guests = map[string]func() (string, error){
+	amd64.arch: sync.OnceValues(func() (string, error) {
+		base, err := bootstrapped()
+		if err != nil {
+			return "", err
+		}
+		return amd64.root(base)
+	}),
+	arm64.arch: sync.OnceValues(func() (string, error) {
+		base, err := unpacked(arm64.arch)
+		if err != nil {
+			return "", err
+		}
+		return arm64.root(base)
+	}),
+}
+
+// unpacked is a minimal Debian of another processor: its packages are
+// unpacked, and none of their scripts has run.
+func unpacked(arch string) (string, error) {
+	dir := filepath.Join(shared, "debian-"+arch)
+	args := []string{"--foreign", "--arch=" + arch, "--variant=minbase", "--include=wget,iproute2,procps,busybox-static", "bookworm", dir}
+	steps := [][]string{
+		slices.Concat([]string{"debootstrap"}, args, archive()),
+		{"sh", "-c", `cd "$0" && for f in var/cache/apt/archives/*.deb; do dpkg-deb --fsys-tarfile "$f" | tar -xk --keep-directory-symlink || :; done 2>/dev/null; test -x usr/bin/wget`, dir},
+		// Some of what their scripts would make; /proc is a link to the builder's.
+		{"sh", "-c", `cd "$0" && rm -f proc && mkdir -p proc usr/local/bin && echo root:x:0:0::/root:/bin/sh >etc/passwd && echo root:x:0: >etc/group && ln -sf mawk usr/bin/awk`, dir},
 	}
-	dir := filepath.Join(shared, "guest")
-	programs := filepath.Join(dir, "tests/bin")
+	return dir, commands(steps)
+}
+
+// archive is the place this machine's apt gets the main archive from, if it
+// is known.
+func archive() []string {
+	out, err := exec.Command("sh", "-c",
+		"apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep debian | grep -v security | head -n 1").Output()
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(out))
+}
+
+func commands(steps [][]string) error {
+	for _, argv := range steps {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
+		}
+	}
+	return nil
+}
+
+// root adds to a copy of base what a guest has.
+func (m machine) root(base string) (string, error) {
+	dir := filepath.Join(shared, "guest-"+m.arch)
+	programs, builder := filepath.Join(dir, "tests/bin"), filepath.Join(shared, "builder")
+	env := slices.Concat([]string{"env", "CGO_ENABLED=1"}, m.build)
 	steps := [][]string{
 		{"cp", "-a", base, dir},
 		// A machine unpacks all of it into its memory.
 		{"sh", "-c", `cd "$0" && rm -rf var/lib/apt var/cache/* usr/share/doc usr/share/locale usr/share/man usr/share/zoneinfo usr/lib/*/gconv usr/lib/*/perl-base`, dir},
 		{"mkdir", "-p", programs},
+		{"env", "CGO_ENABLED=1", "go", "test", "-c", "-o", builder, "../../cmd/defender"},
 		// Runs no test, but builds the programs.
-		{"env", "TEST_PROGRAMS=" + programs, "CGO_ENABLED=1", "go", "test", "-count=1", "-run", "^$", "../../cmd/defender"},
+		slices.Concat(env, []string{"TEST_PROGRAMS=" + programs, "sh", "-c", "cd ../../cmd/defender && " + builder + " -test.run '^$'"}),
 	}
 	static := []string{"-tags", "netgo,osusergo,platforms", "-ldflags", "-s -w -linkmode external -extldflags -static"}
 	for out, pkg := range map[string]string{"tests/tests": "../../cmd/defender", guestProgram: "."} {
-		steps = append(steps, append(append([]string{"env", "CGO_ENABLED=1", "go", "test", "-c", "-o", filepath.Join(dir, out)}, static...), pkg))
+		steps = append(steps, slices.Concat(env, []string{"go", "test", "-c", "-o", filepath.Join(dir, out)}, static, []string{pkg}))
 	}
 	steps = append(steps,
 		[]string{"cp", "-r", "../../cmd/defender/testdata", filepath.Join(dir, "tests")},
@@ -49,10 +122,8 @@ var guests = sync.OnceValues(func() (string, error) {
 		[]string{"cp", "../../testdata/sample-task/entry.sh", filepath.Join(dir, "usr/local/bin")},
 		[]string{"chmod", "-R", "a+rX", dir},
 	)
-	for _, argv := range steps {
-		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
-		}
+	if err := commands(steps); err != nil {
+		return "", err
 	}
 	for name, text := range map[string]string{
 		"policy.yaml":     fmt.Sprintf(samplePolicy, "prevent"),
@@ -64,9 +135,9 @@ var guests = sync.OnceValues(func() (string, error) {
 		}
 	}
 	return dir, nil
-})
+}
 
-func guestRoot(t *testing.T) string {
+func guestRoot(t *testing.T, m machine) string {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -74,7 +145,7 @@ func guestRoot(t *testing.T) string {
 	if _, err := exec.LookPath("debootstrap"); err != nil {
 		t.Skip("needs debootstrap: make test-platforms installs it")
 	}
-	dir, err := guests()
+	dir, err := guests[m.arch]()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +205,7 @@ func checkSampleTask(t *testing.T, output string) {
 
 // testsIn is the command that runs the tests of cmd/defender in a guest.
 func testsIn(backend, environment, tests, skip string) string {
-	return fmt.Sprintf("cd /tests && TEST_PROGRAMS=/tests/bin DEFENDER_SUPERVISOR=%s %s ./tests -test.v -test.parallel 2 -test.run '%s' -test.skip '%s' 2>&1; echo tests ended with $?",
+	return fmt.Sprintf("cd /tests && TEST_PROGRAMS=/tests/bin DEFENDER_SUPERVISOR=%s %s ./tests -test.v -test.timeout 4h -test.parallel 2 -test.run '%s' -test.skip '%s' 2>&1; echo tests ended with $?",
 		backend, environment, tests, skip)
 }
 

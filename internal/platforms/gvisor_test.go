@@ -43,11 +43,11 @@ var runsc = sync.OnceValues(func() (string, error) {
 // loopback and no other network.
 //
 // gVisor has no pidfd_getfd: connects are checked, so whoever races one wins,
-// and one refused message refuses all of a sendmmsg. It has no MPTCP, fast open
+// and one refused message refuses all of a sendmmsg. It has no fast open
 // and some socket options, and its ptrace platform takes numbers of int 0x80
 // for those of the other table, where 102 is getuid. Its /proc shows anybody another's fdinfo.
 func TestGVisor(t *testing.T) {
-	root := guestRoot(t)
+	root := guestRoot(t, amd64)
 	program, err := runsc()
 	if err != nil {
 		t.Skipf("needs gVisor from the module proxy: %v", err)
@@ -84,5 +84,5 @@ func TestGVisor(t *testing.T) {
 // gvisorSkip what gVisor has not.
 const (
 	gvisorTests = "TestExecWays|TestExecByAnother|TestFileless|TestConnectWays|TestUnixWays|TestKilledTarget|TestDeathAsFirst"
-	gvisorSkip  = "TestConnectWays/(mptcp|mapped-short|unspec|fastopen|sendmmsg$|int80-socketcall)"
+	gvisorSkip  = "TestConnectWays/(mapped-short|unspec|fastopen|sendmmsg$|int80-socketcall)"
 )

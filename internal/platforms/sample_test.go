@@ -121,13 +121,7 @@ func alpineLike(t *testing.T) string {
 var bootstrapped = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(shared, "debian")
 	args := []string{"--variant=minbase", "--include=wget,bind9-dnsutils,iproute2,procps", "bookworm", dir}
-	// The place this machine's apt gets the main archive from.
-	mirror, err := exec.Command("sh", "-c",
-		"apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1").Output()
-	if err == nil && len(mirror) > 1 {
-		args = append(args, strings.TrimSpace(string(mirror)))
-	}
-	out, err := exec.Command("debootstrap", args...).CombinedOutput()
+	out, err := exec.Command("debootstrap", append(args, archive()...)...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("debootstrap: %w\n%s", err, out)
 	}
