@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestKin starts a denied program in processes that are related to the target
@@ -67,6 +69,17 @@ func TestOwnFilter(t *testing.T) {
 	}
 }
 
+// TestStrictMode is a known difference: who has a filter cannot enter seccomp's
+// first mode. What it would have lost it has lost already.
+func TestStrictMode(t *testing.T) {
+	t.Parallel()
+	native := run{}.native(t, victim("own"), "strict", victim("prog-d"))
+	r := run{policy: denyProgram}.protected(t, victim("own"), "strict", victim("prog-d"))
+	if native.status != 128+9 || r.out != "strict: EINVAL\nexec: EACCES\n" {
+		t.Errorf("alone: status %d, protected: %q %s", native.status, r.out, r.err)
+	}
+}
+
 // TestSignalsArrive compares signals, with what they carry, to what they are
 // without us.
 func TestSignalsArrive(t *testing.T) {
@@ -103,11 +116,34 @@ func TestThreadsThatExec(t *testing.T) {
 	}
 }
 
-// TestCrowd has a thousand processes exec at once.
+// TestCrowd has two thousand processes exec at once.
 func TestCrowd(t *testing.T) {
 	t.Parallel()
-	if r := (run{policy: denyProgram}).protected(t, victim("storm"), "crowd", "1000"); r.out != "left: 0\n" {
+	if r := (run{policy: denyProgram}).protected(t, victim("storm"), "crowd", "2000"); r.out != "left: 0\n" {
 		t.Errorf("%q %s", r.out, r.err)
+	}
+}
+
+// TestReusedNumbers has the numbers of processes come round again and again:
+// no answer may meet another process than the one that asked.
+func TestReusedNumbers(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	const few = `echo 400 >/proc/sys/kernel/pid_max && "$@"; exit $?`
+	const script = `"$0" procs 1500 </dev/null & i=0
+while [ $i -lt 100 ]; do "$1" 2>/dev/null; "$2"; i=$((i+1)); done; wait`
+	var u unix.Utsname
+	var major, minor int
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil || major < 6 || major == 6 && minor < 14 {
+		t.Skip("needs Linux 6.14, where a pid namespace has a pid_max of its own")
+	}
+	r := run{policy: denyProgram, wrap: []string{"unshare", "-pf", "--mount-proc", "sh", "-c", few, "sh"}}.protected(t,
+		"sh", "-c", script, victim("storm"), victim("prog-d"), victim("prog-a"))
+	if n := strings.Count(r.out, "prog-a ran\n"); n != 100 || strings.Contains(r.out, "prog-d") || !strings.Contains(r.out, "ready\n") || r.status != 0 {
+		t.Errorf("status %d, %d allowed programs ran: %q %s", r.status, n, r.out, r.err)
 	}
 }
 

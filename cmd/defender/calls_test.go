@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -391,16 +392,19 @@ func program32(t *testing.T) []byte {
 }
 
 // TestControlData sends what only some may send, with and without the right
-// to: we have it, and must not lend it.
+// to: we have it, and must not lend it. What leads packets elsewhere than the
+// judged address says nobody may.
 func TestControlData(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	for way, privileged := range map[string]bool{"mark": true, "hopopts": true, "ttl": false, "retopts": false, "bad": false} {
+	for way, privileged := range map[string]bool{
+		"mark": true, "hopopts": true, "ttl": false, "retopts": false, "bad": false, "options": false, "options-off": false, "rthdr": false,
+	} {
 		for _, who := range []string{"", "-none", "-user"} {
 			t.Run(way+who, func(t *testing.T) {
 				t.Parallel()
 				addr := "127.0.0.1"
-				if way == "hopopts" {
+				if way == "hopopts" || way == "rthdr" {
 					addr = "::1"
 				}
 				s := newSinks(t, addr)
@@ -409,9 +413,12 @@ func TestControlData(t *testing.T) {
 				if privileged && who != "" && !strings.HasSuffix(native.out, ": EPERM\n") {
 					t.Fatalf("alone: %q %s", native.out, native.err)
 				}
-				r := run{}.protected(t, argv...)
-				if r.out != native.out {
-					t.Errorf("protected: %q %s, alone: %q", r.out, r.err, native.out)
+				want := native.out
+				if slices.Contains([]string{"retopts", "options", "rthdr"}, way) {
+					want = way + who + ": EPERM\n"
+				}
+				if r := (run{}).protected(t, argv...); r.out != want {
+					t.Errorf("protected: %q %s, want %q, alone: %q", r.out, r.err, want, native.out)
 				}
 			})
 		}

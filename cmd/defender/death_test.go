@@ -334,10 +334,7 @@ func children(pid int) []int {
 
 func waitFor(t *testing.T, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(hangAfter); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if f() {
-			return
-		}
+	if !within(hangAfter, f) {
+		t.Fatal("it does not happen")
 	}
-	t.Fatal("it does not happen")
 }

@@ -257,7 +257,7 @@ func (r run) start(t *testing.T, args []string) *started {
 	p.cmd.Dir = r.dir
 	p.cmd.Env = append(append(os.Environ(), p.mark), r.env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
-	p.cmd.WaitDelay = time.Second // whoever outlives it may hold the pipes
+	p.cmd.WaitDelay = 5 * time.Second // whoever outlives it may hold the pipes
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if r.uid != 0 {
 		if os.Getuid() != 0 {
@@ -307,9 +307,7 @@ func (p *started) wait() result {
 		_ = p.cmd.Wait() // the status tells
 		close(ended)
 	}()
-	select {
-	case <-ended:
-	case <-time.After(hangAfter):
+	if !within(hangAfter, func() bool { return closed(ended) }) {
 		state := describe(p.mark)
 		end(p.mark)
 		<-ended
@@ -325,13 +323,34 @@ func (p *started) wait() result {
 	return r
 }
 
+// within asks again and again whether something is so, for a time that counts
+// only while we run: a machine that sleeps, or a test that is stopped, hangs
+// by itself.
+func within(limit time.Duration, so func() bool) bool {
+	const pause = 2 * time.Millisecond
+	for range limit/pause + 1 {
+		if so() {
+			return true
+		}
+		time.Sleep(pause)
+	}
+	return so()
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // alone fails the test unless every process of the run ends by itself.
 func (p *started) alone() {
 	p.t.Helper()
-	for deadline := time.Now().Add(hangAfter / 6); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if len(marked(p.mark)) == 0 {
-			return
-		}
+	if within(hangAfter/6, func() bool { return len(marked(p.mark)) == 0 }) {
+		return
 	}
 	p.t.Errorf("processes are left over:\n%s", describe(p.mark))
 	end(p.mark)

@@ -624,6 +624,23 @@ func TestConnectUnspecified(t *testing.T) {
 	}
 }
 
+// TestOwnTable sends from a thread with descriptors of its own. Under the number
+// of its UDP socket the first thread has a Unix socket, and before Linux 6.9
+// only the first one's can be looked at: then the call is one that cannot be
+// read.
+func TestOwnTable(t *testing.T) {
+	t.Parallel()
+	denied := newSinks(t, "127.0.0.2")
+	argv := []string{victim("net"), "own-table", "127.0.0.2", denied.port}
+	if native := (run{}).native(t, argv...); denied.arrived() == 0 {
+		t.Fatalf("alone, nothing arrived: %s%s", native.out, native.err)
+	}
+	r := run{policy: denyNetwork("127.0.0.2")}.protected(t, argv...)
+	if n := denied.arrived(); n != 0 || r.out != "sendmsg: EACCES\n" || len(r.of("explicitlyDeniedIP"))+len(r.of("unreadableCall")) != 1 {
+		t.Errorf("%d arrived; %q %s, audits %+v", n, r.out, r.err, r.records)
+	}
+}
+
 // TestRawSockets sends packets of a protocol of its own. It needs the
 // capability that default containers have.
 func TestRawSockets(t *testing.T) {
@@ -686,13 +703,17 @@ func TestConnectRace(t *testing.T) {
 // TestUncheckedSwap is a known limit: a call on a Unix socket or on an
 // established stream goes on in the kernel, and a thread that exchanges the
 // descriptor for a datagram socket at that moment has it sent unjudged. It
-// tells when that has changed.
+// cannot choose the moment: many more of its calls meet us with the datagram
+// socket, and are refused and told.
 func TestUncheckedSwap(t *testing.T) {
 	for _, how := range []string{"unix-send", "unix-sendmsg", "unix-connect", "stream-sendmsg"} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
-			out, _, n := connectRace(t, how)
-			t.Logf("%d arrived at the denied address: %s", n, out)
+			out, audits, n := connectRace(t, how)
+			t.Logf("%d arrived at the denied address, %d audits: %s", n, audits, out)
+			if n > 0 && audits == 0 {
+				t.Error("nothing is told")
+			}
 		})
 	}
 }
@@ -777,6 +798,16 @@ func TestStuckRead(t *testing.T) {
 	}
 }
 
+// TestBadAddresses gives calls addresses that their process may not read.
+func TestBadAddresses(t *testing.T) {
+	t.Parallel()
+	native := run{}.native(t, victim("fault"), "none")
+	r := run{policy: denyNetwork("127.0.0.2") + "    processes: {effect: prevent, deny: [prog-d]}\n"}.protected(t, victim("fault"), "none")
+	if r.out != native.out || r.status != native.status || strings.Count(native.out, "EFAULT") != 4 || len(r.audits()) > 0 {
+		t.Errorf("alone: %q, protected: %q %s, audits %+v", native.out, r.out, r.err, r.audits())
+	}
+}
+
 // TestSocketsAreReleased looks for the supervisor's duplicates of sockets.
 func TestSocketsAreReleased(t *testing.T) {
 	t.Parallel()
@@ -809,7 +840,9 @@ func TestReach(t *testing.T) {
 		{way: "threads-affinity"}, {way: "threads-scheduler"}, {way: "threads-nice"}, {way: "threads-ioprio"},
 		{way: "nice-group"}, {way: "threads-proc-tid-pidfd"}, {way: "threads-prlimit"}, {way: "threads-prlimit64"}, {way: "threads-seize"},
 		{way: "attach"}, {way: "seize"}, {way: "readv"}, {way: "writev"}, {way: "kcmp"}, {way: "getfd"}, {way: "madvise"},
-		{way: "mem", protected: "EACCES"}, {way: "fd", protected: "EACCES"}, {way: "fdinfo", protected: "EACCES"},
+		{way: "mem", protected: "EACCES"}, {way: "environ", protected: "EACCES"}, {way: "maps", protected: "EACCES"},
+		{way: "attr", protected: "EACCES"}, {way: "oom", protected: "ok"}, {way: "timerslack", protected: "ok"},
+		{way: "fd", protected: "EACCES"}, {way: "fdinfo", protected: "EACCES"},
 		{way: "root", protected: "EACCES"}, {way: "exe", protected: "EACCES"}, {way: "netns", protected: "EACCES"},
 	}
 	for _, uid := range []int{0, 1000} {

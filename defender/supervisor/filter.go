@@ -59,13 +59,16 @@ func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
 		b.add(b.stop, name)
 	}
 	b.add(b.stop, "sendto", arg(4, seccomp.CompareNotEqual, 0))
-	b.add(b.stop, "socket", isInt(0, unix.AF_PACKET))
+	for _, family := range []int{unix.AF_PACKET, unix.AF_XDP} {
+		b.add(b.stop, "socket", isInt(0, family))
+	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		for _, kind := range []uint64{unix.SOCK_RAW, unix.SOCK_PACKET} {
 			b.add(b.stop, "socket", isInt(0, family), masked(1, sockTypeMask, kind))
 		}
 	}
 	b.add(enosys, "io_uring_setup")
+	b.straight(eperm)
 	if files {
 		b.changes()
 	}
@@ -75,6 +78,29 @@ func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
 	}
 	return export(f)
 }
+
+// straight refuses what leads a socket's packets elsewhere than the judged
+// address says: a source route of IPv4 (other options go with it), a routing
+// header of IPv6, and the further addresses of an SCTP association. In a
+// message's control data they are [bends].
+func (b *builder) straight(eperm seccomp.ScmpAction) {
+	b.add(eperm, "setsockopt", isInt(1, unix.IPPROTO_IP), isInt(2, unix.IP_OPTIONS), arg(4, seccomp.CompareNotEqual, 0))
+	for _, opt := range []int{unix.IPV6_RTHDR, unix.IPV6_2292PKTOPTIONS} {
+		b.add(eperm, "setsockopt", isInt(1, unix.IPPROTO_IPV6), isInt(2, opt))
+	}
+	for _, opt := range []int{sctpConnectOld, sctpConnect} {
+		b.add(eperm, "setsockopt", isInt(1, unix.IPPROTO_SCTP), isInt(2, opt))
+	}
+	b.add(eperm, "getsockopt", isInt(1, unix.IPPROTO_SCTP), isInt(2, sctpConnect3))
+}
+
+// From linux/sctp.h: options that connect, and control data of a message that
+// adds an address.
+const (
+	sctpConnectOld, sctpConnect, sctpConnect3 = 107, 110, 111
+
+	sctpDestination4, sctpDestination6 = 7, 8
+)
 
 // changes asks about calls that change files. An open is one by its flags, and
 // the many that only read are not stopped; openat2 has its flags in memory.

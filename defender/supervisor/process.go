@@ -35,6 +35,9 @@ const maxPids = 64
 // descriptor of the first thread, which shares the table in any ordinary
 // program. It lives longer than the thread, whose number may then be another
 // process's: it is kept for the first thread alone.
+//
+// A thread with a table of its own (unshare(2), CLONE_FILES) has another file
+// under the number: what the first one has there says nothing about the call.
 func (p pids) getFD(c *Call, fd int) (int, error) {
 	if pidfd, ok := p[c.TID]; ok {
 		got, err := unix.PidfdGetfd(pidfd, fd, 0)
@@ -48,7 +51,7 @@ func (p pids) getFD(c *Call, fd int) (int, error) {
 	if err == unix.EINVAL {
 		if pidfd, err = unix.PidfdOpen(c.PID(), 0); err == nil && c.PID() != c.TID {
 			defer unix.Close(pidfd)
-			return unix.PidfdGetfd(pidfd, fd, 0)
+			return shared(c.TID, pidfd, fd)
 		}
 	}
 	if err != nil {
@@ -59,6 +62,34 @@ func (p pids) getFD(c *Call, fd int) (int, error) {
 	}
 	p[c.TID] = pidfd
 	return unix.PidfdGetfd(pidfd, fd, 0)
+}
+
+var errOwnTable = errors.New("the descriptors are not those of the process's first thread, and only Linux 6.9 and later have a pidfd of another")
+
+// shared duplicates a descriptor of the process behind pidfd that is its
+// thread tid's as well.
+func shared(tid, pidfd, fd int) (int, error) {
+	var theirs, ours unix.Stat_t
+	there := unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", tid, fd), &theirs)
+	got, err := unix.PidfdGetfd(pidfd, fd, 0)
+	switch {
+	case err == unix.EBADF && there == unix.ENOENT:
+		return -1, err
+	case err == unix.EBADF, err == nil && there == unix.ENOENT:
+		err = errOwnTable
+	case err != nil:
+	case there != nil:
+		err = there
+	default:
+		if err = unix.Fstat(got, &ours); err == nil && (theirs.Dev != ours.Dev || theirs.Ino != ours.Ino) {
+			err = errOwnTable
+		}
+	}
+	if err != nil && got >= 0 {
+		unix.Close(got)
+		return -1, err
+	}
+	return got, err
 }
 
 func (p pids) forget() {

@@ -7,7 +7,7 @@ import "golang.org/x/sys/unix"
 // is made.
 func (s *Supervisor) rawSocket(c *Call) {
 	c.Op, c.Name, c.Network = RawSocket, "socket", "raw"
-	if c.argInt(0) == unix.AF_PACKET || c.argInt(1)&sockTypeMask == unix.SOCK_PACKET {
+	if f := c.argInt(0); f == unix.AF_PACKET || f == unix.AF_XDP || c.argInt(1)&sockTypeMask == unix.SOCK_PACKET {
 		c.Network = "packet"
 	}
 	if c.Unknown != nil {

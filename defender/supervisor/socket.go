@@ -265,8 +265,18 @@ func (c *Call) openSocket(fd int) error {
 		return v
 	}
 	c.kind = kind{option(unix.SO_DOMAIN), option(unix.SO_TYPE), option(unix.SO_PROTOCOL)}
+	switch {
+	case c.kind.domain == unix.AF_SMC && c.kind.proto == smcProto6:
+		c.kind = kind{unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP}
+	case c.kind.domain == unix.AF_SMC: // TCP under another name, with its addresses
+		c.kind = kind{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP}
+	case c.kind.domain == unix.AF_RDS: // messages over TCP connections that the kernel makes
+		c.kind.domain = unix.AF_INET
+	}
 	return err // ENOTSOCK, as the kernel would say
 }
+
+const smcProto6 = 1 // SMCPROTO_SMC6
 
 // ignoresAddress reports whether the kernel takes no notice of a message's
 // address: outside the Internet, and on an established stream.

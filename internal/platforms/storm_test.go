@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -238,4 +239,33 @@ func storm(bin string, above int, mark string) (n int) {
 		unix.Close(fd)
 	}
 	return n
+}
+
+// TestGdb has a debugger of the target's own stop a program and let it go on,
+// with a rule that is not about programs.
+func TestGdb(t *testing.T) {
+	if _, err := exec.LookPath("gdb"); err != nil {
+		t.Skip("needs gdb: make test-platforms installs it")
+	}
+	dir := t.TempDir()
+	source, program, policy := filepath.Join(dir, "p.c"), filepath.Join(dir, "p"), filepath.Join(dir, "policy.yaml")
+	for name, text := range map[string]string{
+		source: "#include <stdio.h>\nint seven(void) { return 7; }\nint main(void) { printf(\"%d\\n\", seven()); return 3; }\n",
+		policy: "version: 1\nrules:\n  - name: r\n    network: {effect: prevent, outbound: {deny: [127.0.0.2]}}\n",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, dir, "gcc", "-g", "-o", program, source)
+	argv := []string{"gdb", "-q", "-nx", "-batch", "-ex", "break seven", "-ex", "run", "-ex", "bt", "-ex", "finish", "-ex", "continue", program}
+	number := regexp.MustCompile(`process [0-9]+|0x[0-9a-f]+`)
+	alone := number.ReplaceAllString(run(t, dir, argv[0], argv[1:]...), "N")
+	if !strings.Contains(alone, "exited with code 03") {
+		t.Fatalf("alone: %s", alone)
+	}
+	args := append([]string{"run", "--supervisor", "notify", "--policy", policy, "--audit-log", "none", "--"}, argv...)
+	if got := number.ReplaceAllString(run(t, dir, defender(t), args...), "N"); got != alone {
+		t.Errorf("%s\nalone: %s", got, alone)
+	}
 }

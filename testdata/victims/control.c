@@ -47,6 +47,13 @@ int main(int argc, char **argv)
 		s = socket(AF_INET6, SOCK_DGRAM, 0);
 		return say(way, sends(s, &a6, sizeof a6, IPPROTO_IPV6, IPV6_HOPOPTS, options, sizeof options)) < 0;
 	}
+	if (strncmp(way, "rthdr", 5) == 0) { // a routing header
+		struct sockaddr_in6 a6 = in6(argv[2], atoi(argv[3]));
+		char header[24] = {0, 2, 2, 1};
+
+		s = socket(AF_INET6, SOCK_DGRAM, 0);
+		return say(way, sends(s, &a6, sizeof a6, IPPROTO_IPV6, IPV6_RTHDR, header, sizeof header)) < 0;
+	}
 	struct sockaddr_in a = in4(argv[2], atoi(argv[3]));
 
 	s = socket(AF_INET, SOCK_DGRAM, 0);
@@ -57,6 +64,11 @@ int main(int argc, char **argv)
 	if (strncmp(way, "retopts", 7) == 0) { // a source route
 		char options[8] = {131, 7, 4, 127, 0, 0, 1, 0};
 		return say(way, sends(s, &a, sizeof a, IPPROTO_IP, IP_RETOPTS, options, sizeof options)) < 0;
+	}
+	if (strncmp(way, "options", 7) == 0) { // of the socket, for all it sends
+		char options[8] = {131, 7, 4, 127, 0, 0, 1, 0};
+
+		return say(way, setsockopt(s, IPPROTO_IP, IP_OPTIONS, options, strstr(way, "-off") ? 0 : sizeof options)) < 0;
 	}
 	if (strncmp(way, "bad", 3) == 0)
 		return say(way, sends(s, &a, sizeof a, SOL_SOCKET, 9999, &n, sizeof n)) < 0;

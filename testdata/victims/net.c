@@ -29,6 +29,22 @@ static unsigned short sum16(const void *data, int len)
 	return ~sum;
 }
 
+// A thread with descriptors of its own: under a number of which the first one
+// has a Unix socket, it has another.
+static int number;
+static struct sockaddr_in *to;
+
+static void *own_table(void *unused)
+{
+	struct iovec iov;
+	struct msghdr msg = message(to, sizeof *to, &iov);
+
+	if (unshare(CLONE_FILES) || dup2(udp(), number) < 0)
+		die("unshare");
+	say("sendmsg", sendmsg(number, &msg, 0));
+	return unused;
+}
+
 int main(int argc, char **argv)
 {
 	struct iovec iov;
@@ -95,6 +111,15 @@ int main(int argc, char **argv)
 	if (is(way, "sendmsg")) {
 		msg = message(&a, sizeof a, &iov);
 		return say("sendmsg", sendmsg(udp(), &msg, 0)) < 0;
+	}
+	if (is(way, "own-table")) {
+		pthread_t t;
+
+		number = socket(AF_UNIX, SOCK_DGRAM, 0);
+		to = &a;
+		pthread_create(&t, NULL, own_table, NULL);
+		pthread_join(t, NULL);
+		return 0;
 	}
 	if (is(way, "sendmmsg")) { // to ADDR2, ADDR, ADDR2
 		struct sockaddr_in other = in4(argv[4], port);

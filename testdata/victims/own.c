@@ -86,7 +86,8 @@ int main(int argc, char **argv)
 			_exit(0);
 		}
 	} else if (is(how, "strict")) { // seccomp of the first kind: the next call kills
-		prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
+		if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT))
+			say("strict", -1);
 	} else {
 		die(how);
 	}

@@ -373,6 +373,18 @@ static long attack(int pid, const char *way)
 		fd = proc_open(pid, "maps", O_RDONLY);
 		return fd < 0 ? -1 : read(fd, buf, sizeof buf);
 	}
+	if (is(way, "attr")) { // of a security module
+		fd = proc_open(pid, "attr/current", O_RDWR);
+		return fd < 0 ? -1 : write(fd, "unconfined", 10);
+	}
+	if (is(way, "oom")) { // the first to die when memory ends
+		fd = proc_open(pid, "oom_score_adj", O_RDWR);
+		return fd < 0 ? -1 : write(fd, "1000", 4);
+	}
+	if (is(way, "timerslack")) { // it wakes late
+		fd = proc_open(pid, "timerslack_ns", O_RDWR);
+		return fd < 0 ? -1 : write(fd, "4000000000", 10);
+	}
 	if (is(way, "root"))
 		return proc_open(pid, "root", O_PATH);
 	if (is(way, "exe"))
