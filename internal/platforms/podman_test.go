@@ -5,6 +5,7 @@ package platforms
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -121,6 +122,7 @@ func image(t *testing.T, name, dir string) string {
 // container is one run of a container.
 type container struct {
 	image   string
+	network string   // as podman run takes it; "" is the machine's
 	options []string // of podman run
 	files   map[string]string
 	command []string
@@ -144,7 +146,7 @@ type record struct {
 // do by default.
 func (c container) start(t *testing.T) result {
 	t.Helper()
-	args := []string{"run", "--rm", "--network", "host"}
+	args := []string{"run", "--rm", "--network", cmp.Or(c.network, "host")}
 	for path, text := range c.files {
 		file := filepath.Join(t.TempDir(), filepath.Base(path))
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
