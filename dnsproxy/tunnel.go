@@ -71,14 +71,15 @@ func (t *tunnels) note(name string, qtype uint16, now time.Time) string {
 			f.bytes++
 		}
 	}
-	bits := f.entropy()
 	switch {
 	case len(data) >= tunnelOneName:
 		return fmt.Sprintf("%d letters below %q in one name", len(data), domain)
 	case f.odd >= tunnelOdd:
 		return fmt.Sprintf("%d names below %q of types without use within a minute", f.odd, domain)
-	case f.names >= tunnelNames && f.bytes >= tunnelBytes && f.bytes/f.names >= 24 && bits >= tunnelEntropy:
-		return fmt.Sprintf("%d new names below %q within a minute, %d letters with %.1f bits each", f.names, domain, f.bytes, bits)
+	case f.names >= tunnelNames && f.bytes >= tunnelBytes && f.bytes/f.names >= 24:
+		if bits := f.entropy(); bits >= tunnelEntropy {
+			return fmt.Sprintf("%d new names below %q within a minute, %d letters with %.1f bits each", f.names, domain, f.bytes, bits)
+		}
 	}
 	return ""
 }
