@@ -46,8 +46,12 @@ func Listen(tid int) error { return ptrace(unix.PTRACE_LISTEN, tid, 0) }
 // ESRCH for one that is not stopped, as after SIGKILL.
 func EventMsg(tid int) (uint, error) {
 	var msg uint
-	err := ptrace(unix.PTRACE_GETEVENTMSG, tid, uintptr(unsafe.Pointer(&msg)))
-	return msg, err
+	// Not by way of ptrace: there the address would be but a number, which a
+	// stack that grows leaves behind.
+	if _, _, e := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GETEVENTMSG, uintptr(tid), 0, uintptr(unsafe.Pointer(&msg)), 0, 0); e != 0 {
+		return 0, e
+	}
+	return msg, nil
 }
 
 func ptrace(req, tid int, data uintptr) error {
