@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -139,7 +139,7 @@ func containerFlags() []cli.Flag {
 // placeFlags are about registries.
 func placeFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "platform", Usage: "`PLATFORM` to choose from an image of many (default: linux and this machine's processor)"},
+		&cli.StringFlag{Name: "platform", Usage: "`PLATFORM` to choose from an image of many, such as linux/arm64 (default: of what is looked up, this machine's)"},
 		&cli.StringFlag{Name: "registry-ca", Usage: "`FILE` with the certificates, in PEM, that a registry's may be signed by"},
 		&cli.BoolFlag{Name: "plain-http", Usage: "reach registries without TLS"},
 	}
@@ -270,7 +270,10 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 	default:
 		_, err = a.out.Write(out)
 	}
-	return err
+	if err != nil {
+		return cli.Exit(fmt.Sprintf("writing the result: %v", err), exitFaults)
+	}
+	return nil
 }
 
 // embedOptions reads the flags; every fault of them is told.
@@ -380,25 +383,9 @@ func words(s string) ([]string, error) {
 	return out, nil
 }
 
-// writeFile replaces a file in one step, so that a full disk does not leave
-// half a definition.
-func writeFile(name string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), ".defenderctl-")
-	if err != nil {
+func writeFile(name string, data []byte) error {
+	return inject.ReplaceFile(context.Background(), name, func(w io.Writer) error {
+		_, err := w.Write(data)
 		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	mode := os.FileMode(0o644)
-	if info, err := os.Stat(name); err == nil {
-		mode = info.Mode().Perm()
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
+	})
 }

@@ -1,12 +1,13 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -18,15 +19,19 @@ func (a *app) embedImage() *cli.Command {
 		Name:      "image",
 		Usage:     "put the defender into an image, without an engine",
 		UsageText: "defenderctl embed image FROM TO [flags]",
-		Description: "FROM and TO are names in registries, or docker-archive:FILE, oci-archive:FILE, oci:DIR.\n\n" +
+		Description: "FROM and TO are names in registries, or docker-archive:FILE, oci-archive:FILE, oci:DIR, of which\n" +
+			"FILE:NAME or DIR:NAME is one image of several.\n\n" +
 			"    defenderctl embed image example.com/shop:1 example.com/shop:1-protected \\\n" +
-			"        --defender bin/defender --policy policy.yaml\n\n" +
+			"        --defender-image example.com/defender:1 --policy policy.yaml\n\n" +
 			"One layer is added, and ENTRYPOINT starts the defender, which starts what it did before.\n" +
-			"--remove gives the original back, with its digest. Passwords are those of \"docker login\".\n" +
-			"Of an image of many platforms one is taken: see --platform.",
+			"--remove gives the original back, with its digest. Passwords are those of \"docker login\".\n\n" +
+			"Of an image of many platforms each gets the defender of its processor, out of\n" +
+			"--defender-image or of --defender given twice. Platforms that there is no defender for are\n" +
+			"refused: --platform linux/amd64,linux/arm64 leaves them out, --platform linux/amd64 makes an\n" +
+			"image of that alone.",
 		OnUsageError: usageError,
 		Flags: slices.Concat([]cli.Flag{
-			&cli.StringFlag{Name: "defender", Usage: "`FILE` with the defender's program, for the image's processor (default: /defender of --defender-image)"},
+			&cli.StringSliceFlag{Name: "defender", Usage: "`FILE` with the defender's program, one for each processor (default: /defender of --defender-image)"},
 			&cli.StringSliceFlag{Name: "image", Usage: "`IMAGE` that rules know the containers by"},
 		}, optionFlags(), placeFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "check", Usage: "write nothing; exit with 1 unless FROM is protected and these flags would change nothing"},
@@ -61,13 +66,16 @@ func (a *app) image(c *cli.Context) error {
 		return err
 	}
 	j := image.Job{From: c.Args().Get(0), To: c.Args().Get(1), Options: o}
-	if file := c.String("defender"); file != "" {
-		if j.Program, err = os.ReadFile(file); err != nil {
+	for _, file := range c.StringSlice("defender") {
+		data, err := os.ReadFile(file)
+		if err != nil {
 			return fmt.Errorf("--defender: %w", err)
 		}
+		j.Programs = append(j.Programs, data)
 	}
-	ctx, cancel := context.WithTimeout(c.Context, 5*lookupTime)
-	defer cancel()
+	// Large files are on their way: an interrupt must leave none of them half.
+	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	var res *image.Result
 	if c.Bool("remove") {
 		res, err = places.Remove(ctx, j.From, j.To)

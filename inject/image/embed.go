@@ -11,13 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
-	"runtime"
+	"reflect"
 	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -26,176 +27,201 @@ import (
 	"appdefender/inject"
 )
 
-const defaultArch = runtime.GOARCH
-
-var emptyIndex = empty.Index
-
-// Labels of a protected image.
+// Labels of a protected image, and annotations of a protected index.
 const (
 	labelVersion  = "appdefender.version"
 	labelDigest   = "appdefender.original-digest"
 	labelState    = "appdefender.state"
-	labelOriginal = "appdefender.original" // manifest and configuration, to give them back
+	labelOriginal = "appdefender.original" // what it takes to give the original back
+	labelChosen   = "appdefender.chosen-from"
+	labelPrefix   = "appdefender."
 )
 
 // Job is an image to protect.
 type Job struct {
 	From, To string // places
-	// Program is the Defender's, for the image's processor. Empty: the file
-	// /defender of the image Options.DefenderImage.
-	Program []byte
+	// Programs are the Defender's, one for a processor. For one that none is
+	// for, the file /defender of the image Options.DefenderImage is taken.
+	Programs [][]byte
 	inject.Options
 }
 
 // Result is what was made.
 type Result struct {
-	Digest string   // of the image that was written
-	Argv   []string // what the Defender starts in it
+	Digest string   // of the image or index that was written
+	Argv   []string // what the Defender starts in it; of an index, in its first image
 	AppID  string
 	Notes  []string
 	// Changed is false for an image that already was what it should be.
 	Changed bool
 }
 
-// Embed adds a layer with the Defender to an image and changes what it starts.
-// An image that is protected is protected anew, from the original.
+// Embed adds a layer with the Defender to an image and changes what it starts;
+// of an index to every image of it, or of those that Places.Platform chooses.
+// What is protected is protected anew, from the original.
 func (p *Places) Embed(ctx context.Context, j Job) (*Result, error) {
+	platforms, err := p.platforms()
+	if err != nil {
+		return nil, err
+	}
 	given, done, err := p.open(ctx, j.From)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	img, had, err := original(given)
+	was, err := originals(given.object)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%q: %w", j.From, err)
 	}
-	j.Options = j.InheritImage(had)
+	j.Options = j.InheritImage(was.state)
 	if j.AppID == "" {
-		j.AppID = path.Base(strings.FieldsFunc(j.From, func(r rune) bool { return r == ':' || r == '@' })[0]) + ":" + inject.NewUUID()
+		j.AppID = given.appName(j.From) + ":" + inject.NewUUID()
 	}
-	made, res, err := p.protect(ctx, img, j)
+	res := &Result{AppID: j.AppID, Notes: was.notes}
+	programs := &programs{places: p, job: &j}
+	some, err := pick(was.object, platforms)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%q: %w", j.From, err)
 	}
-	if err := prove(img, made); err != nil {
-		return nil, fmt.Errorf("checking the result, which is not written: %w", err)
+	var made object
+	switch o := some.(type) {
+	case *index:
+		made, err = protectIndex(ctx, o, j, programs, res)
+	case v1.Image:
+		made, err = protect(ctx, o, j, programs, was.label, res)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%q: %w", j.From, err)
 	}
 	return res, p.finish(ctx, given, made, j, res)
+}
+
+// appName is what an application is called whose image is at a place: the last
+// part of the image's name, or the name of the file.
+func (c *content) appName(place string) string {
+	if ref, err := name.ParseReference(c.name); err == nil {
+		return path.Base(ref.Context().RepositoryStr())
+	}
+	_, rest := kindOf(place)
+	file, _ := named(rest)
+	file = path.Base(path.Clean(file))
+	return strings.TrimSuffix(file, path.Ext(file))
 }
 
 // Remove writes the image without the Defender: the same bytes, and so the
 // same digest, as before it was protected.
 func (p *Places) Remove(ctx context.Context, from, to string) (*Result, error) {
+	platforms, err := p.platforms()
+	if err != nil {
+		return nil, err
+	}
 	given, done, err := p.open(ctx, from)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	img, had, err := original(given)
+	was, err := originals(given.object)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%q: %w", from, err)
 	}
-	res := new(Result)
-	if had == nil {
-		res.Notes = []string{"The image was not protected."}
+	res := &Result{Notes: was.notes}
+	if was.state == nil {
+		res.Notes = append(res.Notes, "The image was not protected.")
 	}
-	return res, p.finish(ctx, given, img, Job{From: from, To: to}, res)
+	some, err := pick(was.object, platforms)
+	if err != nil {
+		return nil, fmt.Errorf("%q: %w", from, err)
+	}
+	return res, p.finish(ctx, given, some, Job{From: from, To: to}, res)
 }
 
-func (p *Places) finish(ctx context.Context, given, made v1.Image, j Job, res *Result) error {
-	before, err := given.Digest()
+func (p *Places) finish(ctx context.Context, given *content, made object, j Job, res *Result) error {
+	same, err := isSame(given.object, made)
 	if err != nil {
 		return err
 	}
-	after, err := made.Digest()
+	next := *given
+	if !same {
+		next.object = made
+		_, isIndex := made.(*index)
+		next.whole = given.whole && isIndex
+	}
+	digest, err := next.Digest()
 	if err != nil {
 		return err
 	}
-	res.Digest, res.Changed = after.String(), before != after
+	res.Digest, res.Changed = digest.String(), !same
 	if j.To == "" {
 		return nil
 	}
-	called := j.From
-	if kind, _ := kindOf(called); kind != inRegistry {
-		called = "localhost/protected:latest"
-	}
-	if err := p.write(ctx, made, j.To, called); err != nil {
+	if err := p.write(ctx, &next, j.To); err != nil {
 		return fmt.Errorf("writing image %q: %w", j.To, err)
 	}
 	return nil
 }
 
-func (p *Places) protect(ctx context.Context, img v1.Image, j Job) (v1.Image, *Result, error) {
-	cfg, err := img.ConfigFile()
-	if err != nil {
-		return nil, nil, err
+// isSame reports whether two images are the same but for how their layers are
+// packed: engines pack them anew.
+func isSame(a, b object) (bool, error) {
+	imgA, okA := a.(v1.Image)
+	imgB, okB := b.(v1.Image)
+	if okA != okB {
+		return false, nil
 	}
-	machine, ok := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[cfg.Architecture]
-	if cfg.OS != "linux" || !ok {
-		return nil, nil, fmt.Errorf("%q is an image for %s/%s: there is a defender for linux/amd64 and linux/arm64", j.From, cfg.OS, cfg.Architecture)
+	id := func(o object, img v1.Image) (v1.Hash, error) {
+		if img != nil {
+			return img.ConfigName()
+		}
+		return o.Digest()
 	}
-	entry, cmd := cfg.Config.Entrypoint, cfg.Config.Cmd
-	if len(entry)+len(cmd) == 0 {
-		return nil, nil, fmt.Errorf("%q starts nothing: it has neither ENTRYPOINT nor CMD", j.From)
+	hashA, errA := id(a, imgA)
+	hashB, errB := id(b, imgB)
+	return hashA == hashB, errors.Join(errA, errB)
+}
+
+// programs finds the Defender's program for a processor.
+type programs struct {
+	places *Places
+	job    *Job
+	found  map[string][]byte
+}
+
+// machines are the processors that there is a Defender for.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+
+func (s *programs) of(ctx context.Context, arch string) ([]byte, error) {
+	if program, ok := s.found[arch]; ok {
+		return program, nil
 	}
-	if len(entry) > 0 && strings.HasPrefix(entry[0], inject.Dir+"/") {
-		return nil, nil, fmt.Errorf("%q already starts %q, but not as embedding an image leaves it; take the defender out of its Dockerfile", j.From, entry[0])
-	}
-	if len(j.Program) == 0 {
-		if j.Program, err = p.program(ctx, j.DefenderImage, cfg.Architecture); err != nil {
-			return nil, nil, err
+	var given []string
+	var program []byte
+	for _, data := range s.job.Programs {
+		f, err := elf.NewFile(bytes.NewReader(data))
+		if err != nil {
+			return nil, fmt.Errorf("the defender's program is none: %w", err)
+		}
+		given = append(given, f.Machine.String())
+		if f.Machine == machines[arch] {
+			program = data
 		}
 	}
-	if err := checkProgram(j.Program, machine); err != nil {
-		return nil, nil, err
-	}
-	env, state, notes, err := j.ForImage()
-	if err != nil {
-		return nil, nil, err
-	}
-	manifest, err := img.Manifest()
-	if err != nil {
-		return nil, nil, err
-	}
-	layer, err := newLayer(j, manifest.MediaType)
-	if err != nil {
-		return nil, nil, err
-	}
-	kept, err := keep(img)
-	if err != nil {
-		return nil, nil, err
-	}
-	digest, err := img.Digest()
-	if err != nil {
-		return nil, nil, err
-	}
-	made, err := mutate.Append(img, mutate.Addendum{Layer: layer, History: v1.History{CreatedBy: "defenderctl embed image"}})
-	if err != nil {
-		return nil, nil, err
-	}
-	next, err := made.ConfigFile()
-	if err != nil {
-		return nil, nil, err
-	}
-	next = next.DeepCopy()
-	next.Config.Entrypoint = slices.Concat([]string{inject.Program, "run", "--"}, entry)
-	next.Config.Cmd = cmd
-	for _, v := range env {
-		name, _, _ := strings.Cut(v, "=")
-		next.Config.Env = append(slices.DeleteFunc(next.Config.Env, func(s string) bool { return strings.HasPrefix(s, name+"=") }), v)
-	}
-	if next.Config.Labels == nil {
-		next.Config.Labels = make(map[string]string)
-	}
-	for k, v := range map[string]string{labelVersion: j.Version, labelDigest: digest.String(), labelState: state, labelOriginal: kept} {
-		if v != "" {
-			next.Config.Labels[k] = v
+	if program == nil {
+		if s.job.DefenderImage == "" && len(given) > 0 {
+			return nil, fmt.Errorf("the defender's program is for %s, the image for %s: give that one's too, or its image", strings.Join(given, " and "), arch)
+		}
+		var err error
+		if program, err = s.places.program(ctx, s.job.DefenderImage, arch); err != nil {
+			return nil, err
 		}
 	}
-	if made, err = mutate.ConfigFile(made, next); err != nil {
-		return nil, nil, err
+	if err := checkProgram(program, machines[arch]); err != nil {
+		return nil, err
 	}
-	return made, &Result{Argv: slices.Concat(entry, cmd), AppID: j.AppID, Notes: notes}, nil
+	if s.found == nil {
+		s.found = make(map[string][]byte)
+	}
+	s.found[arch] = program
+	return program, nil
 }
 
 // checkProgram refuses what would not start in the image.
@@ -222,7 +248,7 @@ func (p *Places) program(ctx context.Context, image, arch string) ([]byte, error
 	}
 	q := *p
 	q.Platform = "linux/" + arch
-	img, done, err := q.open(ctx, image)
+	img, done, err := q.openOne(ctx, image)
 	if err != nil {
 		return nil, err
 	}
@@ -243,8 +269,293 @@ func (p *Places) program(ctx context.Context, image, arch string) ([]byte, error
 	}
 }
 
+// pick returns what is of some platforms: of one, its image.
+func pick(o object, platforms []v1.Platform) (object, error) {
+	if len(platforms) == 0 {
+		return o, nil
+	}
+	if img, ok := o.(v1.Image); ok {
+		cfg, err := img.ConfigFile()
+		if err != nil {
+			return nil, err
+		}
+		_, err = chosen([]leaf{{platform: platformOf(cfg)}}, platforms)
+		return img, err
+	}
+	x := o.(*index)
+	all, err := x.leaves()
+	if err != nil {
+		return nil, err
+	}
+	leaves, err := chosen(all, platforms)
+	if err != nil {
+		return nil, err
+	}
+	if len(platforms) == 1 && len(leaves) == 1 {
+		return leaves[0].image, nil
+	}
+	return x.only(leaves, all)
+}
+
+func platformOf(cfg *v1.ConfigFile) v1.Platform {
+	return v1.Platform{OS: cfg.OS, Architecture: cfg.Architecture, Variant: cfg.Variant}
+}
+
+// protectIndex protects every image of an index.
+func protectIndex(ctx context.Context, x *index, j Job, s *programs, res *Result) (object, error) {
+	leaves, err := x.leaves()
+	if err != nil {
+		return nil, err
+	}
+	if kind, _ := kindOf(j.To); kind == inDocker {
+		return nil, fmt.Errorf("has images for %s: %w", platformsOf(leaves), errIndexInDocker)
+	}
+	var can, cannot []leaf
+	for _, l := range leaves {
+		if _, ok := machines[l.platform.Architecture]; ok && l.platform.OS == "linux" {
+			can = append(can, l)
+		} else {
+			cannot = append(cannot, l)
+		}
+	}
+	switch {
+	case len(cannot) > 0 && len(can) > 0:
+		return nil, fmt.Errorf("has images for %s, which there is no defender for; leave them out with --platform %s", platformsOf(cannot), platformsOf(can))
+	case len(cannot) > 0:
+		return nil, fmt.Errorf("has images for %s: there is a defender for linux/amd64 and linux/arm64", platformsOf(cannot))
+	}
+	swap := make(map[v1.Hash]v1.Image)
+	for i, l := range leaves {
+		one := *res
+		made, err := protect(ctx, l.image, j, s, nil, &one)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", l.platform, err)
+		}
+		if i == 0 {
+			*res = one
+		}
+		swap[l.digest] = made
+	}
+	digest, err := x.Digest()
+	if err != nil {
+		return nil, err
+	}
+	kept, err := pack(x.raws())
+	if err != nil {
+		return nil, err
+	}
+	annotations := map[string]string{labelDigest: digest.String(), labelOriginal: kept}
+	if j.Version != "" {
+		annotations[labelVersion] = j.Version
+	}
+	made, err := x.with(swap, annotations)
+	if err != nil {
+		return nil, err
+	}
+	if err := proveIndex(x, made, len(leaves)); err != nil {
+		return nil, fmt.Errorf("checking the result, which is not written: %w", err)
+	}
+	note := "Protected for " + platformsOf(leaves) + "."
+	if len(x.children) > len(swap) {
+		note += " What else is in the index, such as attestations, is as it was and tells of the original."
+	}
+	res.Notes = append(res.Notes, note)
+	return made, nil
+}
+
+// kept is what a label keeps of an original: its manifest and configuration,
+// or the bytes of its indexes.
+type kept struct{ text, digest string }
+
+// protect protects one image, and keeps k of it, or if that is nil, all.
+func protect(ctx context.Context, img v1.Image, j Job, s *programs, k *kept, res *Result) (v1.Image, error) {
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := machines[cfg.Architecture]; cfg.OS != "linux" || !ok {
+		return nil, fmt.Errorf("is an image for %s: there is a defender for linux/amd64 and linux/arm64", platformOf(cfg))
+	}
+	entry, cmd := cfg.Config.Entrypoint, cfg.Config.Cmd
+	if len(entry)+len(cmd) == 0 {
+		return nil, errors.New("starts nothing: it has neither ENTRYPOINT nor CMD")
+	}
+	if len(entry) > 0 && strings.HasPrefix(entry[0], inject.Dir+"/") {
+		return nil, fmt.Errorf("already starts %q, but not as embedding an image leaves it; take the defender out of its Dockerfile", entry[0])
+	}
+	env, state, notes, err := j.ForImage()
+	if err != nil {
+		return nil, err
+	}
+	program, err := s.of(ctx, cfg.Architecture)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := img.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	layer, err := newLayer(j, program, manifest)
+	if err != nil {
+		return nil, err
+	}
+	if k == nil {
+		if k, err = keep(img); err != nil {
+			return nil, err
+		}
+	}
+	labels := map[string]string{labelDigest: k.digest, labelState: state, labelOriginal: k.text}
+	if j.Version != "" {
+		labels[labelVersion] = j.Version
+	}
+	vars := cfg.Config.Env
+	for _, v := range env {
+		name, _, _ := strings.Cut(v, "=")
+		vars = append(slices.DeleteFunc(slices.Clone(vars), func(s string) bool { return strings.HasPrefix(s, name+"=") }), v)
+	}
+	made, err := build(img, layer, func(config fields) error {
+		return errors.Join(
+			config.set("Entrypoint", slices.Concat([]string{inject.Program, "run", "--"}, entry)),
+			config.set("Env", vars),
+			config.add("Labels", labels),
+		)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := prove(img, made); err != nil {
+		return nil, fmt.Errorf("checking the result, which is not written: %w", err)
+	}
+	res.Argv = slices.Concat(entry, cmd)
+	res.Notes = append(res.Notes, notes...)
+	return made, nil
+}
+
+// build returns the image with one more layer and another configuration.
+// Everything else in manifest and configuration stays, known or not.
+func build(img v1.Image, layer v1.Layer, change func(config fields) error) (v1.Image, error) {
+	diffID, err := layer.DiffID()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := img.RawConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config, err := edit(raw, func(top fields) error {
+		inner, err := edit(orEmpty(top["config"]), change)
+		if err != nil {
+			return fmt.Errorf("config: %w", err)
+		}
+		rootfs, err := edit(orEmpty(top["rootfs"]), func(rootfs fields) error { return rootfs.appendTo("diff_ids", diffID) })
+		if err != nil {
+			return fmt.Errorf("rootfs: %w", err)
+		}
+		top["config"], top["rootfs"] = inner, rootfs
+		if _, ok := top["history"]; !ok {
+			return nil
+		}
+		return top.appendTo("history", map[string]string{"created_by": "defenderctl embed image"})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the image's configuration: %w", err)
+	}
+	if raw, err = img.RawManifest(); err != nil {
+		return nil, err
+	}
+	added, err := descriptor(layer)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := edit(raw, func(top fields) error {
+		return errors.Join(top.appendTo("layers", added), setConfig(top, config))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the image's manifest: %w", err)
+	}
+	media, err := img.MediaType()
+	if err != nil {
+		return nil, err
+	}
+	return assemble(manifest, config, media, img, layer)
+}
+
+func orEmpty(raw json.RawMessage) json.RawMessage {
+	if raw == nil {
+		return json.RawMessage("{}")
+	}
+	return raw
+}
+
+// setConfig makes a manifest that of another configuration.
+func setConfig(manifest fields, config []byte) error {
+	digest, size, err := v1.SHA256(bytes.NewReader(config))
+	if err != nil {
+		return err
+	}
+	manifest["config"], err = edit(manifest["config"], func(d fields) error {
+		delete(d, "data")
+		return errors.Join(d.set("digest", digest), d.set("size", size))
+	})
+	return err
+}
+
+// assembled is an image whose layers are another's, and perhaps one more.
+type assembled struct {
+	v1.Image
+	layers v1.Image
+	added  v1.Layer
+}
+
+func assemble(manifest, config []byte, media types.MediaType, layers v1.Image, added v1.Layer) (v1.Image, error) {
+	a := &assembled{layers: layers, added: added}
+	var err error
+	a.Image, err = partial.CompressedToImage(&core{manifest, config, media, a})
+	return a, err
+}
+
+func (a *assembled) LayerByDigest(h v1.Hash) (v1.Layer, error) {
+	if a.added != nil {
+		if d, err := a.added.Digest(); err != nil || d == h {
+			return a.added, err
+		}
+	}
+	return a.layers.LayerByDigest(h)
+}
+
+// Layers are the others' own, which know how to be mounted from one repository
+// into another.
+func (a *assembled) Layers() ([]v1.Layer, error) {
+	m, err := a.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	var all []v1.Layer
+	for _, d := range m.Layers {
+		l, err := a.LayerByDigest(d.Digest)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+type core struct {
+	manifest, config []byte
+	media            types.MediaType
+	image            *assembled
+}
+
+func (c *core) RawConfigFile() ([]byte, error)      { return c.config, nil }
+func (c *core) MediaType() (types.MediaType, error) { return c.media, nil }
+func (c *core) RawManifest() ([]byte, error)        { return c.manifest, nil }
+func (c *core) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
+	return c.image.LayerByDigest(h)
+}
+
 // newLayer makes the layer; the same files make the same bytes.
-func newLayer(j Job, manifest types.MediaType) (v1.Layer, error) {
+func newLayer(j Job, program []byte, m *v1.Manifest) (v1.Layer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	dir := strings.TrimPrefix(inject.Dir, "/")
@@ -255,7 +566,7 @@ func newLayer(j Job, manifest types.MediaType) (v1.Layer, error) {
 		name string
 		data []byte
 		mode int64
-	}{{"ca.pem", j.CA, 0o644}, {"policy.yaml", j.Policy, 0o644}, {"defender", j.Program, 0o755}} {
+	}{{"ca.pem", j.CA, 0o644}, {"policy.yaml", j.Policy, 0o644}, {"defender", program, 0o755}} {
 		if len(f.data) == 0 {
 			continue
 		}
@@ -270,32 +581,21 @@ func newLayer(j Job, manifest types.MediaType) (v1.Layer, error) {
 		return nil, err
 	}
 	media := types.DockerLayer
-	if manifest == types.OCIManifestSchema1 {
+	if m.Config.MediaType == types.OCIConfigJSON {
 		media = types.OCILayer
 	}
 	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil },
-		tarball.WithMediaType(media))
+		tarball.WithMediaType(media), tarball.WithCompressedCaching)
 }
 
-// keep returns manifest and configuration of an image as a label's text.
-func keep(img v1.Image) (string, error) {
+// pack returns texts as one that a label can hold; the same make the same.
+func pack(parts [][]byte) (string, error) {
 	var b bytes.Buffer
 	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
 	if err != nil {
 		return "", err
 	}
-	manifest, err := img.RawManifest()
-	if err != nil {
-		return "", err
-	}
-	config, err := img.RawConfigFile()
-	if err != nil {
-		return "", err
-	}
-	if err := json.NewEncoder(z).Encode([][]byte{manifest, config}); err != nil {
-		return "", err
-	}
-	if err := z.Close(); err != nil {
+	if err := errors.Join(json.NewEncoder(z).Encode(parts), z.Close()); err != nil {
 		return "", err
 	}
 	return base64.StdEncoding.EncodeToString(b.Bytes()), nil
@@ -304,97 +604,384 @@ func keep(img v1.Image) (string, error) {
 // maxKept bounds what a label may unpack to.
 const maxKept = 16 << 20
 
-// before is an image as it was, whose layers are still in the protected one.
-type before struct {
-	manifest, config []byte
-	media            types.MediaType
-	layers           v1.Image
+func unpackLabel(text string) (parts [][]byte, err error) {
+	z, err := gzip.NewReader(base64.NewDecoder(base64.StdEncoding, strings.NewReader(text)))
+	if err == nil {
+		err = json.NewDecoder(io.LimitReader(z, maxKept)).Decode(&parts)
+	}
+	if err == nil && len(parts) == 0 {
+		err = errors.New("it is empty")
+	}
+	return parts, err
 }
 
-func (b *before) RawConfigFile() ([]byte, error)      { return b.config, nil }
-func (b *before) MediaType() (types.MediaType, error) { return b.media, nil }
-func (b *before) RawManifest() ([]byte, error)        { return b.manifest, nil }
-func (b *before) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
-	return b.layers.LayerByDigest(h)
+func broken(err error) error {
+	return fmt.Errorf("%s is not what embedding wrote: %w", labelOriginal, err)
 }
 
-// original returns an image as it was before it was protected, and what it was
-// protected with; "" for one that is not protected.
-func original(img v1.Image) (v1.Image, *string, error) {
+func keep(img v1.Image) (*kept, error) {
+	manifest, err := img.RawManifest()
+	if err != nil {
+		return nil, err
+	}
+	config, err := img.RawConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	text, err := pack([][]byte{manifest, config})
+	if err != nil {
+		return nil, err
+	}
+	digest, err := img.Digest()
+	return &kept{text, digest.String()}, err
+}
+
+// original is what there was before something was protected.
+type original struct {
+	object
+	state *string // what it was protected with; nil if it was not
+	label *kept   // of an image whose layers were packed anew: what its label says
+	notes []string
+}
+
+// originals returns what an object was before it was protected.
+func originals(o object) (*original, error) {
+	if img, ok := o.(v1.Image); ok {
+		return originalImage(img)
+	}
+	x := o.(*index)
+	leaves, err := x.leaves()
+	if err != nil {
+		return nil, err
+	}
+	res := &original{object: x}
+	repacked := false
+	swap := make(map[v1.Hash]v1.Image)     // protected to original
+	swapBack := make(map[v1.Hash]v1.Image) // the reverse
+	for _, l := range leaves {
+		was, err := originalImage(l.image)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", l.platform, err)
+		}
+		if was.state == nil {
+			continue
+		}
+		if res.state == nil {
+			res.state, res.notes = was.state, was.notes
+		}
+		repacked = repacked || was.label != nil
+		digest, err := was.Digest()
+		if err != nil {
+			return nil, err
+		}
+		swap[l.digest], swapBack[digest] = was.object.(v1.Image), l.image
+	}
+	m, err := x.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	text, ok := m.Annotations[labelOriginal]
+	switch {
+	case !ok && res.state == nil:
+		return res, nil
+	case !ok || repacked:
+		res.notes = append(res.notes, "The index was made anew of protected images: the originals of those come back, not an index that was there before.")
+		res.object, err = x.with(swap, nil)
+		return res, err
+	}
+	parts, err := unpackLabel(text)
+	if err != nil {
+		return nil, broken(err)
+	}
+	was, err := restore(x, parts, swap)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := was.Digest()
+	if err != nil || digest.String() != m.Annotations[labelDigest] {
+		return nil, broken(errors.Join(err, fmt.Errorf("it is of %s, not %s", digest, m.Annotations[labelDigest])))
+	}
+	// What else was changed since would be lost.
+	again, err := was.with(swapBack, map[string]string{labelOriginal: text, labelDigest: m.Annotations[labelDigest], labelVersion: m.Annotations[labelVersion]})
+	if err != nil {
+		return nil, err
+	}
+	if same, err := sameJSON(again.raw, x.raw, func(top map[string]any) {
+		if list, ok := top["annotations"].(map[string]any); ok {
+			maps.DeleteFunc(list, func(name string, _ any) bool { return name == labelVersion })
+		}
+	}); err != nil || !same {
+		return nil, errors.Join(err, errors.New("the index has been changed since it was protected; make the change in the original, and protect that"))
+	}
+	res.object = was
+	return res, nil
+}
+
+// restore returns the index of the bytes of it and of those within, the first
+// being its own, and what is in the one that was made of it.
+func restore(made *index, parts [][]byte, swap map[v1.Hash]v1.Image) (*index, error) {
+	have := make(map[v1.Hash]partial.Describable)
+	var collect func(x *index)
+	collect = func(x *index) {
+		for h, c := range x.children {
+			if inner, ok := c.(*index); ok {
+				collect(inner)
+			} else {
+				have[h] = c
+			}
+		}
+	}
+	collect(made)
+	for _, img := range swap {
+		h, err := img.Digest()
+		if err != nil {
+			return nil, err
+		}
+		have[h] = img
+	}
+	raws := make(map[v1.Hash][]byte)
+	for _, raw := range parts {
+		h, _, err := v1.SHA256(bytes.NewReader(raw))
+		if err != nil {
+			return nil, err
+		}
+		raws[h] = raw
+	}
+	var fill func(raw []byte, media types.MediaType) (*index, error)
+	fill = func(raw []byte, media types.MediaType) (*index, error) {
+		x := &index{raw, media, make(map[v1.Hash]partial.Describable)}
+		m, err := x.IndexManifest()
+		if err != nil {
+			return nil, broken(err)
+		}
+		for _, d := range m.Manifests {
+			if raw, ok := raws[d.Digest]; ok && d.MediaType.IsIndex() {
+				if x.children[d.Digest], err = fill(raw, d.MediaType); err != nil {
+					return nil, err
+				}
+			} else if c, ok := have[d.Digest]; ok {
+				x.children[d.Digest] = c
+			} else {
+				return nil, fmt.Errorf("the index has been changed since it was protected: %s is gone", said(d))
+			}
+		}
+		return x, nil
+	}
+	return fill(parts[0], made.media)
+}
+
+func originalImage(img v1.Image) (*original, error) {
 	cfg, err := img.ConfigFile()
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading the image's configuration: %w", err)
+		return nil, fmt.Errorf("reading the image's configuration: %w", err)
 	}
 	text, ok := cfg.Config.Labels[labelOriginal]
 	if !ok {
-		return img, nil, nil
+		return &original{object: img}, nil
 	}
 	state := cfg.Config.Labels[labelState]
-	broken := func(err error) error {
-		return fmt.Errorf("the image's label %s is not what embedding wrote: %w", labelOriginal, err)
+	parts, err := unpackLabel(text)
+	if err == nil && len(parts) != 2 {
+		err = fmt.Errorf("%d parts", len(parts))
 	}
-	z, err := gzip.NewReader(base64.NewDecoder(base64.StdEncoding, strings.NewReader(text)))
 	if err != nil {
-		return nil, nil, broken(err)
+		return nil, broken(err)
 	}
-	var parts [][]byte
-	if err := json.NewDecoder(io.LimitReader(z, maxKept)).Decode(&parts); err != nil || len(parts) != 2 {
-		return nil, nil, broken(errors.Join(err, fmt.Errorf("%d parts", len(parts))))
-	}
+	manifest, config := parts[0], parts[1]
 	var m v1.Manifest
-	if err := json.Unmarshal(parts[0], &m); err != nil {
-		return nil, nil, broken(err)
+	if err := json.Unmarshal(manifest, &m); err != nil {
+		return nil, broken(err)
 	}
-	b := &before{manifest: parts[0], config: parts[1], media: m.MediaType, layers: img}
-	was, err := partial.CompressedToImage(b)
+	if m.MediaType == "" { // may be left out in OCI's
+		m.MediaType = types.OCIManifestSchema1
+	}
+	res := &original{state: &state}
+	was, err := assemble(manifest, config, m.MediaType, img, nil)
 	if err != nil {
-		return nil, nil, broken(err)
+		return nil, broken(err)
 	}
 	digest, err := was.Digest()
 	if err != nil || digest.String() != cfg.Config.Labels[labelDigest] {
-		return nil, nil, broken(errors.Join(err, fmt.Errorf("it is of %s, not %s", digest, cfg.Config.Labels[labelDigest])))
+		return nil, broken(errors.Join(err, fmt.Errorf("it is of %s, not %s", digest, cfg.Config.Labels[labelDigest])))
 	}
-	for _, l := range m.Layers {
-		if _, err := img.LayerByDigest(l.Digest); err != nil {
-			return nil, nil, fmt.Errorf("the image has been changed since it was protected: layer %s is gone", l.Digest)
+	wasCfg, err := was.ConfigFile()
+	if err != nil {
+		return nil, broken(err)
+	}
+	// What was changed or added since would be lost.
+	if since, err := changes(cfg.Config, wasCfg.Config); err != nil || len(since) > 0 {
+		return nil, errors.Join(err, fmt.Errorf("the image has been changed since it was protected (%s); make the change in the original, and protect that", strings.Join(since, ", ")))
+	}
+	ids, now := wasCfg.RootFS.DiffIDs, cfg.RootFS.DiffIDs
+	if len(now) != len(ids)+1 || !slices.Equal(now[:len(ids)], ids) {
+		return nil, errors.New("the image has been changed since it was protected: it has other layers; make the change in the original, and protect that")
+	}
+	given, err := img.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	have := func(l v1.Descriptor) bool {
+		return slices.ContainsFunc(given.Layers, func(d v1.Descriptor) bool { return d.Digest == l.Digest })
+	}
+	if len(m.Layers) == len(ids) && !slices.ContainsFunc(m.Layers, func(l v1.Descriptor) bool { return !have(l) }) {
+		res.object = was
+		return res, nil
+	}
+	// An engine has packed the layers anew: what they hold is the same.
+	res.label = &kept{text, cfg.Config.Labels[labelDigest]}
+	res.notes = []string{"Its layers were packed anew since it was protected, as engines do: the original comes back with the same image ID (configuration), not the same digest."}
+	raw, err := img.RawManifest()
+	if err != nil {
+		return nil, err
+	}
+	media, err := img.MediaType()
+	if err != nil {
+		return nil, err
+	}
+	if raw, err = edit(raw, func(top fields) error {
+		var list []json.RawMessage
+		if err := json.Unmarshal(top["layers"], &list); err != nil {
+			return err
+		}
+		if len(list) != len(now) {
+			return fmt.Errorf("the manifest has %d layers, the configuration %d", len(list), len(now))
+		}
+		return errors.Join(top.set("layers", list[:len(ids)]), setConfig(top, config))
+	}); err != nil {
+		return nil, err
+	}
+	res.object, err = assemble(raw, config, media, img, nil)
+	return res, err
+}
+
+// changes lists what of the configuration of a protected image is neither the
+// original's nor embedding's.
+func changes(now, was v1.Config) ([]string, error) {
+	var list []string
+	parsed := make([]map[string]any, 2)
+	for i, c := range []v1.Config{now, was} {
+		c.Env = slices.DeleteFunc(slices.Clone(c.Env), func(v string) bool { return strings.HasPrefix(v, "DEFENDER_") })
+		c.Labels = maps.Clone(c.Labels)
+		maps.DeleteFunc(c.Labels, func(name, _ string) bool { return strings.HasPrefix(name, labelPrefix) })
+		if i == 0 {
+			c.Entrypoint = slices.Clone(c.Entrypoint)
+			if ours := []string{inject.Program, "run", "--"}; len(c.Entrypoint) >= len(ours) && slices.Equal(c.Entrypoint[:len(ours)], ours) {
+				c.Entrypoint = c.Entrypoint[len(ours):]
+			} else {
+				list = append(list, "Entrypoint")
+			}
+		}
+		raw, err := json.Marshal(c)
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(raw, &parsed[i]); err != nil {
+			return nil, err
 		}
 	}
-	return was, &state, nil
+	for _, m := range parsed {
+		for key := range m {
+			if !reflect.DeepEqual(parsed[0][key], parsed[1][key]) && !slices.Contains(list, key) {
+				list = append(list, key)
+			}
+		}
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+// sameJSON compares two objects, but for what is taken out of both.
+func sameJSON(a, b []byte, without func(map[string]any)) (bool, error) {
+	var x, y map[string]any
+	if err := errors.Join(json.Unmarshal(a, &x), json.Unmarshal(b, &y)); err != nil {
+		return false, err
+	}
+	without(x)
+	without(y)
+	return reflect.DeepEqual(x, y), nil
 }
 
 // prove looks at the result as an engine and [Places.Remove] will.
 func prove(img, made v1.Image) error {
-	was, _, err := original(made)
+	if err := givesBack(img, made); err != nil {
+		return err
+	}
+	before, errBefore := img.RawManifest()
+	after, errAfter := made.RawManifest()
+	if err := errors.Join(errBefore, errAfter); err != nil {
+		return err
+	}
+	var last int
+	if same, err := sameJSON(before, after, func(top map[string]any) {
+		if layers, ok := top["layers"].([]any); ok {
+			if last == 0 {
+				last = len(layers)
+			}
+			top["layers"] = layers[:min(last, len(layers))]
+		}
+		delete(top, "config")
+	}); err != nil || !same {
+		return errors.Join(err, errors.New("more than a layer of the manifest would change"))
+	}
+	before, errBefore = img.RawConfigFile()
+	after, errAfter = made.RawConfigFile()
+	if err := errors.Join(errBefore, errAfter); err != nil {
+		return err
+	}
+	if same, err := sameJSON(before, after, func(top map[string]any) {
+		for _, key := range []string{"rootfs", "history"} {
+			delete(top, key)
+		}
+		config, ok := top["config"].(map[string]any)
+		if !ok {
+			config = make(map[string]any)
+			top["config"] = config
+		}
+		for _, key := range []string{"Entrypoint", "Env", "Labels"} {
+			delete(config, key)
+		}
+	}); err != nil || !same {
+		return errors.Join(err, errors.New("more of the configuration would change than is meant to"))
+	}
+	return nil
+}
+
+// givesBack checks that removing gives an object back.
+func givesBack(o, made object) error {
+	was, err := originals(made)
 	if err != nil {
 		return err
 	}
-	a, err := img.Digest()
-	if err != nil {
+	a, errA := o.Digest()
+	b, errB := was.Digest()
+	if err := errors.Join(errA, errB); err != nil {
 		return err
 	}
-	b, err := was.Digest()
-	if err != nil {
-		return err
-	}
-	if a != b {
+	if was.label != nil { // packed anew: what is the same is the configuration
+		same, err := isSame(o, was.object)
+		if err != nil || !same {
+			return errors.Join(err, errors.New("removing the protection would give another image back"))
+		}
+	} else if a != b {
 		return fmt.Errorf("removing the protection would give %s, not %s back", b, a)
 	}
-	layers, err := img.Layers()
+	return nil
+}
+
+func proveIndex(x, made *index, n int) error {
+	if err := givesBack(x, made); err != nil {
+		return err
+	}
+	leaves, err := made.leaves()
 	if err != nil {
 		return err
 	}
-	more, err := made.Layers()
-	if err != nil {
-		return err
+	if len(leaves) != n {
+		return fmt.Errorf("%d images of %d are protected", len(leaves), n)
 	}
-	if len(more) != len(layers)+1 {
-		return fmt.Errorf("it has %d layers, not %d", len(more), len(layers)+1)
-	}
-	for i := range layers {
-		x, errX := layers[i].Digest()
-		y, errY := more[i].Digest()
-		if err := errors.Join(errX, errY); err != nil || x != y {
-			return errors.Join(err, fmt.Errorf("layer %d would change", i))
+	for _, l := range leaves {
+		if was, err := originalImage(l.image); err != nil || was.state == nil {
+			return errors.Join(err, fmt.Errorf("%s would not be protected", l.platform))
 		}
 	}
 	return nil

@@ -8,6 +8,8 @@
 //	docker-archive:FILE             what "docker save" writes
 //	oci-archive:FILE                an OCI layout in a tar file
 //	oci:DIR                         an OCI layout
+//
+// FILE and DIR may have :NAME behind them, for one of several images.
 package image
 
 import (
@@ -21,6 +23,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -39,8 +43,9 @@ import (
 type Places struct {
 	CA        []byte // PEM; of registries, besides the system's
 	PlainHTTP bool   // without TLS; loopback addresses never need it
-	// Platform chooses from an image of many: "linux/arm64". Empty: linux and
-	// this machine's architecture.
+	// Platform chooses from an image of many: "linux/arm64", or several with
+	// commas between them. Empty: all, or of what one is asked for, this
+	// machine's.
 	Platform string
 	// Elsewhere says for the names of images in which place they are instead.
 	Elsewhere map[string]string
@@ -48,7 +53,7 @@ type Places struct {
 
 // Lookup returns what an image starts.
 func (p *Places) Lookup(ctx context.Context, image string) (inject.Image, error) {
-	img, done, err := p.open(ctx, image)
+	img, done, err := p.openOne(ctx, image)
 	if err != nil {
 		return inject.Image{}, err
 	}
@@ -88,15 +93,20 @@ func kindOf(place string) (kind, rest string) {
 	return inRegistry, place
 }
 
-func (p *Places) platform() (*v1.Platform, error) {
+// platforms are those that were chosen; nil if none were.
+func (p *Places) platforms() ([]v1.Platform, error) {
 	if p.Platform == "" {
-		return &v1.Platform{OS: "linux", Architecture: defaultArch}, nil
+		return nil, nil
 	}
-	pl, err := v1.ParsePlatform(p.Platform)
-	if err != nil || pl.OS != "linux" {
-		return nil, fmt.Errorf("platform %q is not linux/amd64 or linux/arm64", p.Platform)
+	var list []v1.Platform
+	for s := range strings.SplitSeq(p.Platform, ",") {
+		pl, err := v1.ParsePlatform(s)
+		if err != nil || pl.OS != "linux" || pl.Architecture == "" {
+			return nil, fmt.Errorf("platform %q is not one such as linux/amd64 or linux/arm64", s)
+		}
+		list = append(list, *pl)
 	}
-	return pl, nil
+	return list, nil
 }
 
 // reference reads the name of an image in a registry.
@@ -113,10 +123,6 @@ func (p *Places) reference(s string) (name.Reference, error) {
 }
 
 func (p *Places) options(ctx context.Context) ([]remote.Option, error) {
-	pl, err := p.platform()
-	if err != nil {
-		return nil, err
-	}
 	transport := remote.DefaultTransport.(*http.Transport).Clone()
 	if len(p.CA) > 0 {
 		pool, err := x509.SystemCertPool()
@@ -129,12 +135,22 @@ func (p *Places) options(ctx context.Context) ([]remote.Option, error) {
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
 	return []remote.Option{
-		remote.WithContext(ctx), remote.WithTransport(transport), remote.WithPlatform(*pl), remote.WithAuthFromKeychain(authn.DefaultKeychain),
+		remote.WithContext(ctx), remote.WithTransport(transport), remote.WithAuthFromKeychain(authn.DefaultKeychain),
 	}, nil
 }
 
-// open returns the image at a place; done ends its use.
-func (p *Places) open(ctx context.Context, place string) (img v1.Image, done func(), err error) {
+// content is what a place holds.
+type content struct {
+	object
+	name        string            // that it has there, in full; "" if none is known
+	annotations map[string]string // of its entry in a layout
+	// whole is true for an index that is a layout's index.json, not an entry
+	// of it.
+	whole bool
+}
+
+// open returns what is at a place; done ends its use.
+func (p *Places) open(ctx context.Context, place string) (c *content, done func(), err error) {
 	if other, ok := p.Elsewhere[place]; ok {
 		place = other
 	}
@@ -142,108 +158,237 @@ func (p *Places) open(ctx context.Context, place string) (img v1.Image, done fun
 	kind, rest := kindOf(place)
 	switch kind {
 	case inDocker:
-		img, err = tarball.ImageFromPath(rest, nil)
+		c, err = fromDocker(rest)
 	case inLayout:
-		img, err = p.fromLayout(rest)
+		c, err = fromLayout(named(rest))
 	case inArchive:
-		dir, tmp := "", ""
+		tmp := ""
 		if tmp, err = os.MkdirTemp("", "defenderctl-"); err != nil {
 			return nil, nil, err
 		}
 		done = func() { _ = os.RemoveAll(tmp) }
-		if dir, err = unpack(rest, tmp); err == nil {
-			img, err = p.fromLayout(dir)
+		file, called := named(rest)
+		if err = unpack(ctx, file, tmp); err == nil {
+			c, err = fromLayout(tmp, called)
 		}
 	default:
-		var ref name.Reference
-		var opts []remote.Option
-		if ref, err = p.reference(rest); err != nil {
-			return nil, nil, err
-		}
-		if opts, err = p.options(ctx); err != nil {
-			return nil, nil, err
-		}
-		img, err = remote.Image(ref, opts...)
+		c, err = p.fromRegistry(ctx, rest)
 	}
 	if err != nil {
 		done()
 		return nil, nil, fmt.Errorf("opening image %q: %w", place, err)
 	}
-	return img, done, nil
+	return c, done, nil
 }
 
-// fromLayout returns the one image of a layout, or of those the one of our
-// platform.
-func (p *Places) fromLayout(dir string) (v1.Image, error) {
-	index, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		return nil, err
+// named cuts off the name of an image in a file, written as other tools do it:
+// FILE:NAME.
+func named(s string) (file, called string) {
+	if _, err := os.Stat(s); err == nil {
+		return s, ""
 	}
-	pl, err := p.platform()
-	if err != nil {
-		return nil, err
-	}
-	return choose(index, pl)
+	file, called, _ = strings.Cut(s, ":")
+	return file, called
 }
 
-func choose(index v1.ImageIndex, pl *v1.Platform) (v1.Image, error) {
-	manifest, err := index.IndexManifest()
+func (p *Places) fromRegistry(ctx context.Context, s string) (*content, error) {
+	ref, err := p.reference(s)
 	if err != nil {
 		return nil, err
 	}
-	var images, fits []v1.Hash
-	for _, m := range manifest.Manifests {
-		switch {
-		case m.MediaType.IsIndex():
-			inner, err := index.ImageIndex(m.Digest)
-			if err != nil {
-				return nil, err
-			}
-			return choose(inner, pl)
-		case m.MediaType.IsImage():
-			images = append(images, m.Digest)
-			if m.Platform == nil || m.Platform.Satisfies(*pl) {
-				fits = append(fits, m.Digest)
-			}
+	opts, err := p.options(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d, err := remote.Get(ref, opts...)
+	if err != nil {
+		return nil, err
+	}
+	c := &content{name: ref.Name()}
+	switch {
+	case d.MediaType.IsIndex():
+		var x v1.ImageIndex
+		if x, err = d.ImageIndex(); err == nil {
+			c.object, err = load(x)
+		}
+	case d.MediaType.IsImage():
+		c.object, err = d.Image()
+	default:
+		err = fmt.Errorf("it is of type %q, which is neither an image nor an index of images", d.MediaType)
+	}
+	return c, err
+}
+
+func fromDocker(s string) (*content, error) {
+	file, called := named(s)
+	if err := plain(file); err != nil {
+		return nil, err
+	}
+	list, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(file) })
+	if err != nil {
+		return nil, fmt.Errorf("it is not what \"docker save\" writes (is it an oci-archive:?): %w", err)
+	}
+	var tag *name.Tag
+	if called != "" {
+		t, err := name.NewTag(called)
+		if err != nil {
+			return nil, err
+		}
+		tag = &t
+	} else if len(list) != 1 {
+		var names []string
+		for _, d := range list {
+			names = append(names, d.RepoTags...)
+		}
+		return nil, fmt.Errorf("it has %d images: choose one by its name, as in docker-archive:FILE:NAME; there are %s", len(list), strings.Join(names, ", "))
+	} else if len(list[0].RepoTags) > 0 {
+		called = list[0].RepoTags[0]
+	}
+	img, err := tarball.ImageFromPath(file, tag)
+	if err != nil {
+		return nil, err
+	}
+	return &content{object: img, name: called}, nil
+}
+
+// Annotations that say what an entry of a layout is called: its tag, and the
+// whole name as some engines write it.
+const (
+	entryName     = "org.opencontainers.image.ref.name"
+	entryFullName = "io.containerd.image.name"
+)
+
+func isCalled(d v1.Descriptor, called string) bool {
+	return d.Annotations[entryName] == called || d.Annotations[entryFullName] == called
+}
+
+// fromLayout returns what a layout holds: its only entry, the one of a name,
+// or all.
+func fromLayout(dir, called string) (*content, error) {
+	x, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		return nil, fmt.Errorf("it is no OCI layout (is it a docker-archive:?): %w", err)
+	}
+	m, err := x.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	entries := m.Manifests
+	if called != "" {
+		var names []string
+		for _, d := range entries {
+			names = append(names, d.Annotations[entryName])
+		}
+		entries = slices.DeleteFunc(entries, func(d v1.Descriptor) bool { return !isCalled(d, called) })
+		if len(entries) != 1 {
+			return nil, fmt.Errorf("it has %d images of the name %q; there are %q", len(entries), called, names)
 		}
 	}
-	if len(images) == 1 {
-		fits = images
+	c := new(content)
+	switch {
+	case len(entries) == 0:
+		err = errors.New("it is empty")
+	case len(entries) > 1:
+		c.whole = true
+		c.object, err = load(x)
+	case entries[0].MediaType.IsIndex():
+		var inner v1.ImageIndex
+		if inner, err = x.ImageIndex(entries[0].Digest); err == nil {
+			c.object, err = load(inner)
+		}
+	case entries[0].MediaType.IsImage():
+		c.object, err = x.Image(entries[0].Digest)
+	default:
+		err = fmt.Errorf("it is of type %q, which is neither an image nor an index of images", entries[0].MediaType)
 	}
-	if len(fits) != 1 {
-		return nil, fmt.Errorf("it has %d images, %d of them for %s", len(images), len(fits), pl)
+	if err != nil {
+		return nil, err
 	}
-	return index.Image(fits[0])
+	if !c.whole {
+		c.annotations = entries[0].Annotations
+		if c.name = c.annotations[entryFullName]; c.name == "" && strings.ContainsAny(c.annotations[entryName], "/:") {
+			c.name = c.annotations[entryName]
+		}
+	}
+	return c, nil
+}
+
+// openOne returns the image at a place or, of several, the one of the platform
+// that was chosen or is this machine's.
+func (p *Places) openOne(ctx context.Context, place string) (img v1.Image, done func(), err error) {
+	platforms, err := p.platforms()
+	if err != nil {
+		return nil, nil, err
+	}
+	c, done, err := p.open(ctx, place)
+	if err != nil {
+		return nil, nil, err
+	}
+	if img, ok := c.object.(v1.Image); ok {
+		return img, done, nil
+	}
+	leaves, err := c.object.(*index).leaves()
+	if err == nil {
+		if len(platforms) == 0 && len(leaves) > 1 {
+			platforms = []v1.Platform{{OS: "linux", Architecture: runtime.GOARCH}}
+		}
+		leaves, err = chosen(leaves, platforms)
+	}
+	if err != nil {
+		done()
+		return nil, nil, fmt.Errorf("opening image %q: %w", place, err)
+	}
+	return leaves[0].image, done, nil
+}
+
+// plain refuses a tar file that is compressed as a whole.
+func plain(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head := make([]byte, 4)
+	n, _ := io.ReadFull(f, head)
+	for tool, magic := range map[string]string{"gunzip": "\x1f\x8b", "unzstd": "\x28\xb5\x2f\xfd", "unxz": "\xfd7zX"} {
+		if strings.HasPrefix(string(head[:n]), magic) {
+			return fmt.Errorf("it is compressed: unpack it first, with %s", tool)
+		}
+	}
+	return nil
 }
 
 // unpack unpacks a tar file of an OCI layout.
-func unpack(file, dir string) (string, error) {
+func unpack(ctx context.Context, file, dir string) error {
+	if err := plain(file); err != nil {
+		return err
+	}
 	f, err := os.Open(file)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer f.Close()
 	root, err := os.OpenRoot(dir) // nothing is written outside of it
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer root.Close()
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return dir, nil
+			return nil
 		}
 		if err != nil {
-			return "", fmt.Errorf("reading the archive: %w", err)
+			return fmt.Errorf("reading the archive: %w", err)
 		}
 		switch h.Typeflag {
 		case tar.TypeDir:
 			err = root.MkdirAll(filepath.Clean(h.Name), 0o755)
 		case tar.TypeReg:
-			err = unpackFile(root, filepath.Clean(h.Name), r)
+			err = unpackFile(root, filepath.Clean(h.Name), until{ctx, r})
 		}
 		if err != nil {
-			return "", fmt.Errorf("unpacking %q: %w", h.Name, err)
+			return fmt.Errorf("unpacking %q: %w", h.Name, err)
 		}
 	}
 }
@@ -260,51 +405,15 @@ func unpackFile(root *os.Root, name string, r io.Reader) error {
 	return errors.Join(err, f.Close())
 }
 
-// write puts an image at a place.
-func (p *Places) write(ctx context.Context, img v1.Image, place, called string) error {
-	kind, rest := kindOf(place)
-	switch kind {
-	case inDocker:
-		ref, err := p.reference(called)
-		if err != nil {
-			return err
-		}
-		return tarball.WriteToFile(rest, ref, img)
-	case inLayout:
-		return writeLayout(rest, img)
-	case inArchive:
-		tmp, err := os.MkdirTemp("", "defenderctl-")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(tmp)
-		if err := writeLayout(tmp, img); err != nil {
-			return err
-		}
-		f, err := os.Create(rest)
-		if err != nil {
-			return err
-		}
-		w := tar.NewWriter(f)
-		return errors.Join(w.AddFS(os.DirFS(tmp)), w.Close(), f.Close())
-	}
-	ref, err := p.reference(rest)
-	if err != nil {
-		return err
-	}
-	opts, err := p.options(ctx)
-	if err != nil {
-		return err
-	}
-	return remote.Write(ref, img, opts...)
+// until reads until a context ends.
+type until struct {
+	ctx context.Context
+	io.Reader
 }
 
-func writeLayout(dir string, img v1.Image) error {
-	l, err := layout.FromPath(dir)
-	if err != nil {
-		if l, err = layout.Write(dir, emptyIndex); err != nil {
-			return err
-		}
+func (u until) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
 	}
-	return l.ReplaceImage(img, func(v1.Descriptor) bool { return true })
+	return u.Reader.Read(p)
 }

@@ -13,35 +13,42 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"appdefender/inject"
 )
 
-// sample makes an image.
-func sample(t *testing.T, change func(*v1.ConfigFile)) v1.Image {
+// sampleOf makes an image of some layers that starts nothing.
+func sampleOf(t *testing.T, layers int64) v1.Image {
 	t.Helper()
-	img, err := random.Image(512, 2)
+	img, err := random.Image(512, layers)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return img
+}
+
+// sample makes an image.
+func sample(t *testing.T, change func(*v1.ConfigFile)) v1.Image {
+	t.Helper()
+	img := sampleOf(t, 2)
 	cfg, err := img.ConfigFile()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg = cfg.DeepCopy()
-	cfg.OS, cfg.Architecture = "linux", defaultArch
+	cfg.OS, cfg.Architecture = "linux", runtime.GOARCH
 	cfg.Config.Entrypoint, cfg.Config.Cmd, cfg.Config.User = []string{"/entry"}, []string{"serve", "all day"}, "1000"
 	cfg.Config.Env = []string{"PATH=/bin", "DEFENDER_IMAGE=old"}
 	if change != nil {
@@ -91,10 +98,10 @@ func login(t *testing.T, host, password string) {
 	t.Setenv("DOCKER_CONFIG", dir)
 }
 
-func push(t *testing.T, p *Places, ref string, img v1.Image) {
+func push(t *testing.T, p *Places, place string, o object) {
 	t.Helper()
-	if err := p.write(context.Background(), img, ref, ""); err != nil {
-		t.Fatal(err)
+	if err := p.write(context.Background(), &content{object: o}, place); err != nil {
+		t.Fatalf("%s: %v", place, err)
 	}
 }
 
@@ -114,22 +121,14 @@ func TestLookup(t *testing.T) {
 	index := mutate.AppendManifests(empty.Index,
 		mutate.IndexAddendum{Add: arm, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64"}}},
 		mutate.IndexAddendum{Add: amd, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}})
-	ref, err := name.NewTag(host + "/many:1")
+	many, err := load(index)
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts, err := p.options(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.WriteIndex(ref, index, opts...); err != nil {
-		t.Fatal(err)
-	}
+	push(t, p, host+"/many:1", many)
 	dir := t.TempDir()
 	for _, place := range []string{"docker-archive:" + dir + "/d.tar", "oci-archive:" + dir + "/o.tar", "oci:" + dir + "/layout"} {
-		if err := p.write(ctx, img, place, "localhost/x:1"); err != nil {
-			t.Fatalf("%s: %v", place, err)
-		}
+		push(t, p, place, img)
 	}
 	tests := []struct {
 		image, platform string
@@ -149,6 +148,7 @@ func TestLookup(t *testing.T) {
 		{"NO:SUCH:NAME", "", "is not the name of an image"},
 		{"oci-archive:" + dir + "/none", "", "no such file"},
 		{host + "/bare", "plan9/mips", `platform "plan9/mips" is not`},
+		{host + "/many:1", "linux/s390x", "has no image for linux/s390x; there are linux/arm64,linux/amd64"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.image[strings.LastIndexByte(tt.image, '/')+1:]+tt.platform, func(t *testing.T) {
@@ -172,16 +172,30 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// stub builds a static program.
-func stub(t *testing.T) []byte {
+// stubs are static programs, each built once.
+var stubs = map[string]func() ([]byte, error){"amd64": building("amd64"), "arm64": building("arm64")}
+
+func building(arch string) func() ([]byte, error) {
+	return sync.OnceValues(func() ([]byte, error) {
+		dir, err := os.MkdirTemp("", "stub-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir)
+		file := filepath.Join(dir, "stub")
+		cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", file, "../testdata/stub")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("building: %w\n%s", err, out)
+		}
+		return os.ReadFile(file)
+	})
+}
+
+// stub is a program that stands in for the defender.
+func stub(t *testing.T, arch string) []byte {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "stub")
-	cmd := exec.Command("go", "build", "-o", file, "../testdata/stub")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	data, err := os.ReadFile(file)
+	data, err := stubs[arch]()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,21 +215,21 @@ func TestEmbed(t *testing.T) {
 	}
 	push(t, p, host+"/shop:1", img)
 	dir := t.TempDir()
-	program := stub(t)
+	program := stub(t, runtime.GOARCH)
 	o := inject.Options{Policy: []byte("version: 1\n"), Version: "1.0", Console: "https://console.example.com"}
 
 	for from, to := range map[string]string{
 		host + "/shop:1":               host + "/shop:1-protected",
 		"docker://" + host + "/shop:1": "oci-archive:" + dir + "/o.tar",
 	} {
-		res, err := p.Embed(ctx, Job{From: from, To: to, Program: program, Options: o})
+		res, err := p.Embed(ctx, Job{From: from, To: to, Programs: [][]byte{program}, Options: o})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(res.Argv, []string{"/entry", "serve", "all day"}) || !res.Changed || len(res.Notes) != 1 || !strings.HasPrefix(res.AppID, "shop:") && !strings.Contains(res.AppID, ":") {
+		if !slices.Equal(res.Argv, []string{"/entry", "serve", "all day"}) || !res.Changed || len(res.Notes) != 1 || !strings.HasPrefix(res.AppID, "shop:") {
 			t.Errorf("%+v", res)
 		}
-		made, done, err := p.open(ctx, to)
+		made, done, err := p.openOne(ctx, to)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,12 +250,12 @@ func TestEmbed(t *testing.T) {
 
 		// A second run changes nothing, an upgrade our layer alone, and removing
 		// gives the original, to the digest.
-		again, err := p.Embed(ctx, Job{From: to, Program: program, Options: inject.Options{Version: "1.0"}})
+		again, err := p.Embed(ctx, Job{From: to, Programs: [][]byte{program}, Options: inject.Options{Version: "1.0"}})
 		if err != nil || again.Changed || again.Digest != res.Digest {
 			t.Errorf("again: %v, %+v", err, again)
 		}
 		up := "oci:" + dir + "/up"
-		if next, err := p.Embed(ctx, Job{From: to, To: up, Program: program, Options: inject.Options{Version: "2.0", Policy: []byte("version: 1\nrules: []\n")}}); err != nil || !next.Changed || next.AppID != res.AppID {
+		if next, err := p.Embed(ctx, Job{From: to, To: up, Programs: [][]byte{program}, Options: inject.Options{Version: "2.0", Policy: []byte("version: 1\nrules: []\n")}}); err != nil || !next.Changed || next.AppID != res.AppID {
 			t.Errorf("upgrade: %v, %+v", err, next)
 		}
 		for _, place := range []string{to, up} {
@@ -250,7 +264,7 @@ func TestEmbed(t *testing.T) {
 				t.Errorf("removed: %v, %+v, want %s", err, back, want)
 			}
 		}
-		if got, _, err := p.open(ctx, "oci:"+dir+"/back"); err != nil {
+		if got, _, err := p.openOne(ctx, "oci:"+dir+"/back"); err != nil {
 			t.Error(err)
 		} else if d, err := got.Digest(); err != nil || d != want {
 			t.Errorf("what was written back is %v, %v", d, err)
@@ -294,7 +308,7 @@ func defenderImage(t *testing.T, program []byte) v1.Image {
 func TestEmbedFaults(t *testing.T) {
 	p := new(Places)
 	ctx := context.Background()
-	program := stub(t)
+	program := stub(t, runtime.GOARCH)
 	o := inject.Options{Policy: []byte("version: 1\n")}
 	tests := []struct {
 		name   string
@@ -302,24 +316,22 @@ func TestEmbedFaults(t *testing.T) {
 		job    Job
 		want   string
 	}{
-		{"Windows", func(c *v1.ConfigFile) { c.OS = "windows" }, Job{Program: program, Options: o}, "is an image for windows"},
-		{"another processor", func(c *v1.ConfigFile) { c.Architecture = "riscv64" }, Job{Program: program, Options: o}, "is an image for linux/riscv64"},
+		{"Windows", func(c *v1.ConfigFile) { c.OS = "windows" }, Job{Programs: [][]byte{program}, Options: o}, "is an image for windows"},
+		{"another processor", func(c *v1.ConfigFile) { c.Architecture = "riscv64" }, Job{Programs: [][]byte{program}, Options: o}, "is an image for linux/riscv64"},
 		{"a program for another", func(c *v1.ConfigFile) {
-			c.Architecture = map[string]string{"amd64": "arm64", "arm64": "amd64"}[defaultArch]
-		}, Job{Program: program, Options: o}, "the defender's program is for"},
-		{"no program", nil, Job{Program: []byte("#!/bin/sh"), Options: o}, "the defender's program is none"},
+			c.Architecture = map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
+		}, Job{Programs: [][]byte{program}, Options: o}, "the defender's program is for"},
+		{"no program", nil, Job{Programs: [][]byte{[]byte("#!/bin/sh")}, Options: o}, "the defender's program is none"},
 		{"none at all", nil, Job{Options: o}, "the defender's program is missing"},
-		{"nothing to start", func(c *v1.ConfigFile) { c.Config.Entrypoint, c.Config.Cmd = nil, nil }, Job{Program: program, Options: o}, "starts nothing"},
-		{"embedded otherwise", func(c *v1.ConfigFile) { c.Config.Entrypoint = []string{inject.Program, "run", "--", "x"} }, Job{Program: program, Options: o}, "take the defender out of its Dockerfile"},
-		{"no policy", nil, Job{Program: program}, "neither a Console nor a policy"},
-		{"a broken label", func(c *v1.ConfigFile) { c.Config.Labels = map[string]string{labelOriginal: "AAAA"} }, Job{Program: program, Options: o}, "is not what embedding wrote"},
+		{"nothing to start", func(c *v1.ConfigFile) { c.Config.Entrypoint, c.Config.Cmd = nil, nil }, Job{Programs: [][]byte{program}, Options: o}, "starts nothing"},
+		{"embedded otherwise", func(c *v1.ConfigFile) { c.Config.Entrypoint = []string{inject.Program, "run", "--", "x"} }, Job{Programs: [][]byte{program}, Options: o}, "take the defender out of its Dockerfile"},
+		{"no policy", nil, Job{Programs: [][]byte{program}}, "neither a Console nor a policy"},
+		{"a broken label", func(c *v1.ConfigFile) { c.Config.Labels = map[string]string{labelOriginal: "AAAA"} }, Job{Programs: [][]byte{program}, Options: o}, "is not what embedding wrote"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			place := "oci:" + t.TempDir() + "/in"
-			if err := p.write(ctx, sample(t, tt.change), place, ""); err != nil {
-				t.Fatal(err)
-			}
+			push(t, p, place, sample(t, tt.change))
 			tt.job.From, tt.job.To = place, "oci:"+t.TempDir()+"/out"
 			_, err := p.Embed(ctx, tt.job)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
