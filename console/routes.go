@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"appdefender/console/store"
+	"appdefender/inject"
 	"appdefender/wire"
 )
 
@@ -28,6 +29,12 @@ func (s *Server) routes() []Route {
 		{Pattern: "GET " + compat + "/audits/runtime/app-embedded", Role: store.Auditor, Handler: compatible(s.getCompatAudits)},
 		{Pattern: "GET " + compat + "/audits/incidents", Role: store.Auditor, Handler: compatible(s.getIncidents)},
 		{Pattern: "PATCH " + compat + "/audits/incidents/acknowledge/{id}", Role: store.Editor, Handler: compatible(s.patchIncident)},
+		{Pattern: "POST " + compat + "/defenders/fargate.json", Role: store.Editor, Handler: compatible(s.compatEmbed(inject.TaskDefinition)), MaxBody: MaxDefinition},
+		{Pattern: "POST " + compat + "/defenders/fargate.yaml", Role: store.Editor, Handler: compatible(s.compatEmbed(inject.CloudFormation)), MaxBody: MaxDefinition},
+		{Pattern: "POST " + compat + "/defenders/eks-fargate.yaml", Role: store.Editor, Handler: compatible(s.compatEmbed(inject.Kubernetes)), MaxBody: MaxDefinition},
+		{Pattern: "POST " + compat + "/defenders/cloud-run.yaml", Role: store.Editor, Handler: compatible(s.compatEmbed(inject.CloudRun)), MaxBody: MaxDefinition},
+		{Pattern: "POST " + compat + "/defenders/aci.yaml", Role: store.Editor, Handler: compatible(s.compatEmbed(inject.ContainerGroup)), MaxBody: MaxDefinition},
+		{Pattern: "POST " + compat + "/defenders/app-embedded", Role: store.Editor, Handler: compatible(s.postCompatBundle), MaxBody: maxEmbed},
 
 		// The native API.
 		{Pattern: "GET /api/v1/me", Role: store.Auditor, Handler: s.getMe},
