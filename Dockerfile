@@ -3,15 +3,17 @@
 #	docker build --target defender -t defender .
 #	docker build --target console -t console .
 #
-# Builder and images are of one architecture; give --platform for another.
+# For both architectures at once, without emulation: what builds runs on this
+# machine's, and compiles for the other.
+#
+#	docker buildx build --platform linux/amd64,linux/arm64 --target defender -t registry.example.com/defender:1 --push .
+#	podman build --platform linux/amd64,linux/arm64 --target defender --manifest defender .
+#
 # "make test-platforms" builds and runs them (internal/endtoend).
 
 ARG GO_VERSION=1.26
 
-FROM golang:${GO_VERSION}-bookworm AS source
-RUN apt-get update \
-	&& apt-get install -y --no-install-recommends gcc libc6-dev pkg-config libseccomp-dev \
-	&& rm -rf /var/lib/apt/lists/*
+FROM --platform=$BUILDPLATFORM golang:${GO_VERSION}-bookworm AS source
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
@@ -20,15 +22,31 @@ ENV GOFLAGS=-buildvcs=false
 # A scratch image has no folder that somebody but root may write.
 RUN mkdir -p /folders/defender /folders/console
 
+# The Defender needs C: a compiler for its architecture, and libseccomp.
 FROM source AS build-defender
+ARG TARGETARCH
+RUN cross=; own=$(dpkg --print-architecture); arch=${TARGETARCH:-$own} \
+	&& case $arch in \
+		"$own") cross="gcc libc6-dev" ;; \
+		amd64) cross="gcc-x86-64-linux-gnu libc6-dev-amd64-cross" ;; \
+		arm64) cross="gcc-aarch64-linux-gnu libc6-dev-arm64-cross" ;; \
+		*) echo "there is a defender for amd64 and arm64, none for $arch" >&2; exit 1 ;; \
+	esac \
+	&& if [ "$arch" != "$own" ]; then dpkg --add-architecture "$arch"; fi \
+	&& apt-get update \
+	&& apt-get install -y --no-install-recommends $cross pkg-config "libseccomp-dev:$arch" \
+	&& rm -rf /var/lib/apt/lists/*
 ARG VERSION=dev
-RUN CGO_ENABLED=1 go build -trimpath -tags netgo,osusergo \
+RUN case ${TARGETARCH:-$(dpkg --print-architecture)} in amd64) cpu=x86_64 ;; arm64) cpu=aarch64 ;; esac \
+	&& GOARCH=$TARGETARCH CGO_ENABLED=1 CC=$cpu-linux-gnu-gcc PKG_CONFIG_LIBDIR=/usr/lib/$cpu-linux-gnu/pkgconfig \
+	go build -trimpath -tags netgo,osusergo \
 	-ldflags "-s -w -linkmode external -extldflags -static -X main.version=${VERSION}" \
 	-o /defender ./cmd/defender
 
 FROM source AS build-console
+ARG TARGETARCH
 ARG VERSION=dev
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /console ./cmd/console
+RUN GOARCH=$TARGETARCH CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /console ./cmd/console
 
 # The Console, and the Defender that it puts into a ZIP. Its data is a volume.
 FROM scratch AS console
