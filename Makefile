@@ -14,7 +14,7 @@ export CGO_ENABLED := 1
 BUILD_PACKAGES := ca-certificates gcc libc6-dev pkg-config libseccomp-dev
 DEMO_PACKAGES := wget
 TEST_PACKAGES := wget busybox-static bind9-dnsutils strace
-PLATFORM_PACKAGES := $(TEST_PACKAGES) podman runc netavark aardvark-dns catatonit debootstrap \
+PLATFORM_PACKAGES := $(TEST_PACKAGES) podman buildah skopeo docker-compose runc netavark aardvark-dns catatonit debootstrap \
 	qemu-system-x86 cpio xz-utils chromium \
 	iproute2 musl-tools nodejs python3 curl knot-dnsutils ldnsutils bind9-host nscd default-jdk-headless \
 	dash git make gdb python3-pytest python3-psutil python3-prctl

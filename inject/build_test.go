@@ -4,11 +4,17 @@ package inject_test
 
 import (
 	"context"
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/registry"
 
 	"appdefender/inject"
 	"appdefender/inject/image"
@@ -157,5 +163,90 @@ func TestPlayKubernetes(t *testing.T) {
 	said := p.sh(`podman logs embed-test-app 2>&1`)
 	if exit != "42" || strings.Contains(said, "made it") || !strings.Contains(said, `"ruleName":"seed"`) || !strings.Contains(said, "arguments 2\n") {
 		t.Errorf("exit %s, said:\n%s", exit, said)
+	}
+}
+
+// An index that other tools have made, in an archive and in a registry: they
+// copy what is protected, engines run it, and what comes back is what they
+// made, also after they have packed it anew.
+func TestRunIndex(t *testing.T) {
+	p := newPodman(t)
+	for _, tool := range []string{"skopeo", "buildah"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("needs %s: make test-platforms installs it", tool)
+		}
+	}
+	dir := t.TempDir()
+	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	stub := filepath.Join(dir, "stub")
+	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
+	p.sh(`cd "$1"; CGO_ENABLED=0 GOARCH=$2 go build -o "$3" ./testdata/stub`, ".", other, stub)
+
+	// One image is built, the other is its root for the other processor, which
+	// is not run.
+	p.sh(`cd "$1"; printf 'FROM %s\nUSER 1000\nENTRYPOINT ["entry.sh", "a"]\nCMD ["b"]\n' "$2" >Dockerfile
+		buildah bud -q --isolation chroot --pull-never -t embed-test-own .
+		buildah bud -q --isolation chroot --pull-never --platform "linux/$3" -t embed-test-other .
+		buildah manifest create embed-test-index
+		buildah manifest add embed-test-index embed-test-own
+		buildah manifest add embed-test-index embed-test-other
+		buildah manifest push -q --all embed-test-index "oci-archive:$1/in.tar"
+		buildah manifest push -q --all --format v2s2 --tls-verify=false embed-test-index "docker://$4/shop:1"
+		skopeo copy -q --all --dest-tls-verify=false --dest-compress-format zstd --format oci "oci-archive:$1/in.tar" "docker://$4/zstd:1"
+		podman save -q --format docker-archive -o defender.tar "$5"`, dir, p.base, other, host, p.def)
+	defer p.sh(`buildah manifest rm embed-test-index; podman rmi -f embed-test-own embed-test-other`)
+	program, err := os.ReadFile(stub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := func(name string) string { return "oci-archive:" + dir + "/" + name }
+	for _, tt := range []struct{ name, from, to, copied string }{
+		{"archive", archive("in.tar"), archive("out.tar"), "oci:" + dir + "/copied:1"},
+		{"registry", "docker://" + host + "/shop:1", "docker://" + host + "/shop:2", archive("copied.tar")},
+		{"registry to folder", "docker://" + host + "/shop:1", "oci:" + dir + "/out", "docker://" + host + "/copied:1"},
+		{"zstd", "docker://" + host + "/zstd:1", "docker://" + host + "/zstd:2", "docker://" + host + "/copied:2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p.t = t
+			raw := func(place string) string {
+				return p.sh(`skopeo inspect --tls-verify=false --raw "$1"`, place)
+			}
+			places := new(image.Places)
+			res, err := places.Embed(context.Background(), image.Job{From: tt.from, To: tt.to, Programs: [][]byte{program}, Options: inject.Options{
+				DefenderImage: "docker-archive:" + dir + "/defender.tar", Policy: []byte(denyMkdir), AppID: "test:1", Version: "1.0",
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			pull := tt.to
+			if strings.HasPrefix(tt.to, "oci-archive:") { // of an index, engines pull from folders and registries
+				pull = "oci:" + t.TempDir() + "/x"
+				p.sh(`skopeo copy -q --all "$1" "$2"`, tt.to, pull)
+			}
+			id := strings.TrimSpace(p.sh(`podman pull -q --tls-verify=false "$1"`, pull))
+			said, exit := p.run("--cap-add", "SYS_PTRACE", id)
+			if exit != 42 || strings.Contains(said, "made it") || !strings.Contains(said, `"ruleName":"seed"`) || !strings.Contains(said, "arguments 2\n") {
+				t.Errorf("%+v, exit %d, said:\n%s", res, exit, said)
+			}
+			// Pushed by an engine, which packs it anew: the image is the same.
+			p.sh(`podman push -q --tls-verify=false --remove-signatures "$1" "docker://$2/engine:1"; podman rmi -f "$1"`, id, host)
+			engine := "docker://" + host + "/engine:1"
+			again, err := places.Embed(context.Background(), image.Job{From: engine, Options: inject.Options{DefenderImage: "docker-archive:" + dir + "/defender.tar", Version: "1.0"}})
+			if err != nil || again.Changed {
+				t.Errorf("after an engine pushed it: %v, %+v", err, again)
+			}
+			if _, err := places.Remove(context.Background(), engine, engine); err != nil {
+				t.Error(err)
+			}
+			p.sh(`skopeo copy -q --all --preserve-digests --src-tls-verify=false --dest-tls-verify=false "$1" "$2"`, tt.to, tt.copied)
+			if _, err := places.Remove(context.Background(), tt.copied, tt.copied); err != nil {
+				t.Fatal(err)
+			}
+			if back, want := raw(tt.copied), raw(tt.from); back != want {
+				t.Errorf("copied and removed:\n%s\nwant\n%s", back, want)
+			}
+		})
 	}
 }

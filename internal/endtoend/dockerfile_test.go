@@ -5,11 +5,13 @@ package endtoend
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"debug/elf"
 	"encoding/json"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -67,16 +69,17 @@ func TestDockerfile(t *testing.T) {
 	if err := os.RemoveAll(base); err != nil {
 		t.Fatal(err)
 	}
-	image := func(target string) string {
+	image := func(target, arch string) string {
 		t.Helper()
 		begun := time.Now()
-		name := "appdefender-test/" + target
-		podman("build", "-q", "--pull=never", "--isolation=chroot", "--network=host", "--layers",
+		name := "appdefender-test/" + target + "-" + arch
+		podman("build", "-q", "--pull=never", "--isolation=chroot", "--network=host", "--layers", "--platform", "linux/"+arch,
 			"-v", run("go", "env", "GOMODCACHE")+":/modules:ro", "-v", run("go", "env", "GOCACHE")+":/cache",
 			"--build-arg", "GO_VERSION="+version, "--build-arg", "VERSION=1.2.3", "--target", target, "-t", name, "../..")
 		var about []struct {
-			Size   int64
-			Config struct {
+			Size         int64
+			Architecture string
+			Config       struct {
 				User       string
 				Entrypoint []string
 				Volumes    map[string]struct{}
@@ -86,15 +89,34 @@ func TestDockerfile(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("%s: built in %v, %d MiB: %+v", target, time.Since(begun).Round(time.Second), about[0].Size>>20, about[0].Config)
-		if about[0].Config.User != "65532:65532" || len(about[0].Config.Volumes) != 1 {
-			t.Errorf("%s: %+v", target, about[0].Config)
+		if about[0].Config.User != "65532:65532" || len(about[0].Config.Volumes) != 1 || about[0].Architecture != arch {
+			t.Errorf("%s: %+v", target, about[0])
+		}
+		// Its programs are for that processor, and need no loader.
+		id := podman("create", name)
+		defer podman("rm", "-v", id)
+		for _, program := range map[string][]string{"defender": {"defender"}, "console": {"defender", "console"}}[target] {
+			file := filepath.Join(t.TempDir(), program)
+			podman("cp", id+":/"+program, file)
+			f, err := elf.Open(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if want := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[arch]; f.Machine != want || f.Section(".interp") != nil {
+				t.Errorf("%s of %s is for %s", program, name, f.Machine)
+			}
 		}
 		return name
+	}
+	own, other := "amd64", "arm64"
+	if runtime.GOARCH == other {
+		own, other = other, own
 	}
 
 	// The defender installs itself into a volume that another container then
 	// starts it from.
-	def := image("defender")
+	def := image("defender", own)
 	volume := "appdefender-test"
 	t.Cleanup(func() { podman("volume", "rm", "-f", volume) })
 	if said := podman("run", "--rm", "--network=none", "--read-only", "-v", volume+":/var/lib/appdefender", def); !strings.Contains(said, "/var/lib/appdefender/defender: installed") {
@@ -104,7 +126,7 @@ func TestDockerfile(t *testing.T) {
 	if err := os.WriteFile(policy, []byte("version: 1\nrules: [{name: r, processes: {effect: prevent, deny: [console]}}]\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	con := image("console")
+	con := image("console", own)
 	in := append(slices.Clone(storage), "run", "--rm", "--network=none", "--cap-add", "SYS_PTRACE", "-v", volume+":/d:ro", "-v", policy+":/policy.yaml:ro", "--entrypoint", "/d/defender", con, "run")
 	if said := run(append(in, "--", "/console", "version")...); said != "1.2.3" {
 		t.Errorf("behind a defender the Console's version is %q", said)
@@ -112,6 +134,10 @@ func TestDockerfile(t *testing.T) {
 	if out, err := exec.Command(in[0], append(in[1:], "--policy", "/policy.yaml", "--", "/console", "version")...).CombinedOutput(); err == nil || !strings.Contains(string(out), `"ruleName":"r"`) {
 		t.Errorf("the policy does not hold: %v: %s", err, out)
 	}
+
+	// The other architecture's are compiled on this one.
+	image("defender", other)
+	image("console", other)
 
 	// The Console serves, as nobody in particular, from a volume.
 	addr := freeAddress(t)
