@@ -31,7 +31,7 @@ func TestCategories(t *testing.T) {
 	var known struct {
 		Enums map[string][]string `json:"enums"`
 	}
-	raw, err := os.ReadFile("testdata/incident-enums.json")
+	raw, err := os.ReadFile("testdata/enums.json")
 	if err == nil {
 		err = json.Unmarshal(raw, &known)
 	}

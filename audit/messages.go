@@ -120,7 +120,7 @@ func wrote(who string, f *policy.File, v policy.Verdict) string {
 		return fmt.Sprintf("%s wrote a suspicious packed/encrypted binary to %s. Packing/encryption can conceal malicious executables.", who, name)
 	case policy.MalwareFile:
 		return fmt.Sprintf("%s created %s which was detected as %s malware in the custom malware feed", who, name, malware(f, v))
-	case policy.BinaryChanged:
+	case policy.BinaryChanged, policy.ELFChanged:
 		return who + " changed the binary " + name
 	case policy.SecretFile:
 		return who + " created a key file at " + name

@@ -225,7 +225,9 @@ func TestFileDetections(t *testing.T) {
 		want   Detection
 		reason string
 	}{
-		{"a program", binaries, typed("open", "/srv/app", "elf"), BinaryChanged, "/srv/app"},
+		{"a program", binaries, typed("open", "/srv/app", "elf"), ELFChanged, "/srv/app"},
+		{"a program where programs lie", binaries, typed("open", "/usr/bin/x", "elf"), BinaryChanged, "/usr/bin/x"},
+		{"a library, by dpkg", binaries, below(typed("open", "/usr/lib/x.so", "elf"), "/usr/bin/dpkg"), "", ""},
 		{"a program made since", binaries, with(typed("open", "/srv/app", "elf"), func(ev *Event) { ev.File.Image = false }), "", ""},
 		{"a text", binaries, typed("open", "/srv/app", "regular"), "", ""},
 		{"a new file among programs", binaries, write("create", "/usr/bin/x"), BinaryChanged, "/usr/bin/x"},

@@ -21,6 +21,9 @@ var fileChecks = []detector[FilesSection]{
 	{key: "detect.binaries", detection: BinaryChanged, kind: FileWrite, needs: NeedFileWrites | NeedFileType | NeedSubject | NeedAncestry,
 		effect: func(s *FilesSection) *Effect { return s.Detect.Binaries },
 		holds:  binaryChanged},
+	{key: "detect.binaries", detection: ELFChanged, kind: FileWrite, needs: NeedFileWrites | NeedFileType | NeedSubject | NeedAncestry,
+		effect: func(s *FilesSection) *Effect { return s.Detect.Binaries },
+		holds:  elfChanged},
 	{key: "detect.certificates", detection: RegularFile, kind: FileWrite, needs: NeedFileWrites | NeedFileType | NeedSubject | NeedAncestry,
 		effect: func(s *FilesSection) *Effect { return s.Detect.Certificates },
 		holds:  certificateChanged},
@@ -132,20 +135,26 @@ func knownHosts(path string) bool {
 	return strings.HasPrefix(base(path), "known_hosts")
 }
 
-// binaryChanged finds a change to a program or library: to a file that is one,
-// or to any below the folders where programs lie.
+// binaryChanged finds a change below the folders where programs lie.
 func binaryChanged(ev *Event) string {
 	f := &ev.File
-	if f.Op == OpWritten || f.Op == "mkdir" || f.Op == "rmdir" || maintained(ev) {
+	if f.Op == "mkdir" || f.Op == "rmdir" || maintained(ev) {
 		return ""
-	}
-	if f.Type == "elf" && f.Image {
-		return f.name() + " is a program or library"
 	}
 	if path := f.changed(binaryFolders); path != "" {
 		return quote(path) + " lies where programs do"
 	}
 	return ""
+}
+
+// elfChanged finds a change to a program or library of the image, wherever it
+// lies.
+func elfChanged(ev *Event) string {
+	f := &ev.File
+	if f.Op == OpWritten || f.Type != "elf" || !f.Image || maintained(ev) {
+		return ""
+	}
+	return f.name() + " is a program or library"
 }
 
 // certificateChanged finds a change to certificates that others are trusted

@@ -73,6 +73,7 @@ const (
 	AdminAccount    Detection = "administrativeAccount"
 	SSHAccess       Detection = "sshAccess"
 	BinaryChanged   Detection = "execFileAccess"
+	ELFChanged      Detection = "elfFileAccess" // elsewhere than where programs lie
 	RegularFile     Detection = "regFileAccess"
 	SecretFile      Detection = "secretFileAccess"
 	EncryptedBinary Detection = "encryptedBinary"

@@ -30,6 +30,7 @@ var techniques = map[Detection][]string{
 	AdminAccount:      {"accountManipulation", "createAccount"},
 	SSHAccess:         {"accountManipulation"},
 	BinaryChanged:     {"hijackExecutionFlow"},
+	ELFChanged:        {"hijackExecutionFlow"},
 	RegularFile:       {"manInTheMiddle"},
 	SecretFile:        {"unsecuredCredentials"},
 	EncryptedBinary:   {"obfuscatedFiles"},

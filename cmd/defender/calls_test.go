@@ -473,9 +473,9 @@ func TestFileDetections(t *testing.T) {
 	t.Parallel()
 	const change = `cp ` + "$1" + ` prog; chmod 755 prog; mkdir .ssh; printf -- '-----BEGIN PRIVATE KEY-----\n' >key; `
 	tests := []struct{ name, key, attack, script string }{
-		{"a program", "binaries", "execFileAccess", `echo x >>prog`},
-		{"a program, cut", "binaries", "execFileAccess", `truncate -s 1 prog`},
-		{"a program, replaced", "binaries", "execFileAccess", `cp key new; mv new prog`},
+		{"a program", "binaries", "elfFileAccess", `echo x >>prog`},
+		{"a program, cut", "binaries", "elfFileAccess", `truncate -s 1 prog`},
+		{"a program, replaced", "binaries", "elfFileAccess", `cp key new; mv new prog`},
 		{"who may log in", "sshAndAdminFiles", "sshAccess", `echo x >.ssh/authorized_keys`},
 		{"a key", "certificates", "regFileAccess", `echo x >>key`},
 	}
