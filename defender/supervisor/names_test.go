@@ -2,10 +2,13 @@ package supervisor
 
 import (
 	"bytes"
+	"debug/elf"
 	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -291,6 +294,53 @@ func TestNature(t *testing.T) {
 			t.Errorf("%s overwritten: %+v", test.program, got)
 		}
 		f.close()
+	}
+}
+
+// TestReadELF: what a program is follows from what the kernel looks at, not
+// from what its first bytes say.
+func TestReadELF(t *testing.T) {
+	t.Parallel()
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the machines are those of amd64")
+	}
+	made := func(class elf.Class, order elf.Data, machine elf.Machine, at, size int) []byte {
+		b := make([]byte, 64)
+		copy(b, elf.ELFMAG)
+		b[elf.EI_CLASS], b[elf.EI_DATA] = byte(class), byte(order)
+		b[16], b[18], b[at] = byte(elf.ET_EXEC), byte(machine), byte(size)
+		return b
+	}
+	for _, test := range []struct {
+		name   string
+		data   []byte
+		second bool
+	}{
+		{"amd64", made(elf.ELFCLASS64, elf.ELFDATA2LSB, elf.EM_X86_64, 54, 56), false},
+		{"amd64 that says 32 bits", made(elf.ELFCLASS32, elf.ELFDATA2LSB, elf.EM_X86_64, 54, 56), false},
+		{"amd64 that says another order", made(elf.ELFCLASS64, elf.ELFDATA2MSB, elf.EM_X86_64, 54, 56), false},
+		{"x32", made(elf.ELFCLASS32, elf.ELFDATA2LSB, elf.EM_X86_64, 42, 32), true},
+		{"x32 that says 64 bits", made(elf.ELFCLASS64, elf.ELFDATA2LSB, elf.EM_X86_64, 42, 32), true},
+		{"i386", made(elf.ELFCLASS32, elf.ELFDATA2LSB, elf.EM_386, 42, 32), true},
+		{"i386 that says 64 bits", made(elf.ELFCLASS64, elf.ELFDATA2LSB, elf.EM_386, 42, 32), true},
+		{"i386, no longer than its header", made(elf.ELFCLASS32, elf.ELFDATA2LSB, elf.EM_386, 42, 32)[:52], true},
+		{"for an emulator", made(elf.ELFCLASS32, elf.ELFDATA2LSB, elf.EM_ARM, 42, 32), false},
+		{"cut off", made(elf.ELFCLASS64, elf.ELFDATA2LSB, elf.EM_X86_64, 54, 56)[:10], false},
+	} {
+		if h := readELF(test.data); h.second != test.second {
+			t.Errorf("%s: %+v", test.name, h)
+		}
+	}
+	data, err := os.ReadFile("/lib64/ld-linux-x86-64.so.2")
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, at := range []int{elf.EI_CLASS, elf.EI_DATA, elf.EI_VERSION} {
+		odd := slices.Clone(data)
+		odd[at] ^= 3
+		if n := readNature(bytes.NewReader(odd), int64(len(odd))); n != (nature{loader: true}) {
+			t.Errorf("a loader with another byte %d: %+v", at, n)
+		}
 	}
 }
 

@@ -198,7 +198,7 @@ func readNature(r io.Reader, size int64) (n nature) {
 		n.multiCall = n.multiCall || bytes.Contains(data, m)
 	}
 	h := readELF(data)
-	n.foreign = h.class == elf.ELFCLASS32 && slices.Contains(secondTables[runtime.GOARCH], h.machine)
+	n.foreign = h.second
 	// A library that is started by itself: it has nobody who loads it.
 	n.loader = h.typ == elf.ET_DYN && !h.interpreter && (h.soname || h.dynamic && bytes.Contains(data, loaderMark))
 	return n
@@ -206,9 +206,8 @@ func readNature(r io.Reader, size int64) (n nature) {
 
 // header is what the beginning of an ELF file tells (elf(5)).
 type header struct {
-	class       elf.Class
 	typ         elf.Type
-	machine     elf.Machine
+	second      bool // for one of the secondTables
 	interpreter bool // PT_INTERP
 	dynamic     bool // PT_DYNAMIC
 	soname      bool // DT_SONAME
@@ -218,23 +217,35 @@ type header struct {
 // call tables of their own, which the filter closes. Others are for an
 // emulator.
 var secondTables = map[string][]elf.Machine{
-	"amd64": {elf.EM_386, elf.EM_X86_64},
+	"amd64": {elf.EM_386},
 	"arm64": {elf.EM_ARM},
 }
 
-// readELF reads a little-endian header of either class. Of what is cut off or
-// makes no sense it says nothing.
+// Sizes of a program header in files of 64 and 32 bits.
+const (
+	segment64 = 56
+	segment32 = 32
+)
+
+// readELF reads a header as the kernel does: it looks at the machine and the
+// size of a program header, and neither at the class nor at the byte order
+// that the file says it has (load_elf_binary in fs/binfmt_elf.c). A loader
+// whose first bytes are changed is a loader. Of what is cut off or makes no
+// sense it says nothing.
 func readELF(data []byte) (h header) {
 	le := binary.LittleEndian
-	if len(data) < 64 || elf.Data(data[elf.EI_DATA]) != elf.ELFDATA2LSB {
-		return h
-	}
-	h.class, h.typ, h.machine = elf.Class(data[elf.EI_CLASS]), elf.Type(le.Uint16(data[16:])), elf.Machine(le.Uint16(data[18:]))
-	if h.class != elf.ELFCLASS64 {
+	var head [64]byte // zeros where the file is shorter
+	copy(head[:], data)
+	machine := elf.Machine(le.Uint16(head[18:]))
+	wide := le.Uint16(head[54:]) == segment64
+	// x32 is 64-bit code with 32-bit headers.
+	x32 := runtime.GOARCH == "amd64" && machine == elf.EM_X86_64 && !wide && le.Uint16(head[42:]) == segment32
+	h.typ, h.second = elf.Type(le.Uint16(head[16:])), x32 || slices.Contains(secondTables[runtime.GOARCH], machine)
+	if h.second || !wide || len(data) < len(head) {
 		return h
 	}
 	at, size, count := le.Uint64(data[32:]), uint64(le.Uint16(data[54:])), int(le.Uint16(data[56:]))
-	for ; count > 0 && at < uint64(len(data)) && uint64(len(data))-at >= 56; count-- {
+	for ; count > 0 && at < uint64(len(data)) && uint64(len(data))-at >= segment64; count-- {
 		segment := data[at:]
 		at += size
 		switch elf.ProgType(le.Uint32(segment)) {
