@@ -490,7 +490,7 @@ func TestCompatiblePolicy(t *testing.T) {
 	var notes struct{ Notes []string }
 	b.do("POST", path, `{"name":"seed","owner":"admin","collections":[{"name":"c","containers":["sample-task"]}],
 		"processes":{"effect":"prevent","blacklist":["mkdir"]},"dns":{"effect":"prevent","whitelist":["gmail.com"]}}`, editor).into(t, 200, &notes)
-	if len(notes.Notes) != 1 || !strings.Contains(notes.Notes[0], "owner") {
+	if len(notes.Notes) != 2 || !strings.Contains(notes.Notes[0], "selects nothing: name") || !strings.Contains(notes.Notes[1], "owner") {
 		t.Errorf("notes %q", notes)
 	}
 	p, err := b.Policy()
@@ -609,7 +609,7 @@ func TestCompatibleAudits(t *testing.T) {
 	}
 	for query, want := range map[string]int{
 		"": 30, "limit=250": 30, "type=network": 10, "type=network,processes": 30, "effect=prevent": 15, "appID=app:1": 15, "search=host1": 3, "project=x": 30,
-		"msg=/usr/bin/mkdir+launched+number+4": 1, "msg=mkdir": 0, "offset=25": 5, "offset=25&limit=2": 2, "offset=31": 0, "type=filesystem": 0,
+		"msg=/usr/bin/mkdir+launched+number+4": 1, "msg=mkdir": 0, "type=,": 30, "offset=25": 5, "offset=25&limit=2": 2, "offset=31": 0, "type=filesystem": 0,
 		"from=2026-03-04T04:06:27Z&to=2026-03-04T04:06:28Z": 2, "container=c": 30, "id=" + d.Instance + "-1": 1,
 	} {
 		if got := list(query); len(got) != want {
@@ -620,7 +620,7 @@ func TestCompatibleAudits(t *testing.T) {
 		t.Errorf("none: %s", a.body)
 	}
 	newest, oldest := list("limit=1")[0]["_id"], list("limit=1&sort=time")[0]["_id"]
-	if newest != d.Instance+"-30" || oldest != d.Instance+"-1" || list("limit=1&sort=time&reverse=true")[0]["_id"] != newest {
+	if newest != d.Instance+"-30" || oldest != d.Instance+"-1" || list("limit=1&sort=time&reverse=true")[0]["_id"] != newest || list("limit=1&sort=time&reverse=1")[0]["_id"] != newest {
 		t.Errorf("newest %v, oldest %v", newest, oldest)
 	}
 	if second := list("limit=1&offset=1")[0]["_id"]; second != d.Instance+"-29" {

@@ -138,24 +138,15 @@ func compatQuery(q url.Values, now time.Time) (store.AuditFilter, store.AuditPag
 	// know.
 	f := store.AuditFilter{Types: []string{"processes", "network", "filesystem"}}
 	p := store.AuditPage{Limit: compatPage}
-	words := func(list []string) []string {
-		var all []string
-		for _, v := range list {
-			for w := range strings.SplitSeq(v, ",") {
-				if w = strings.TrimSpace(w); w != "" {
-					all = append(all, w)
-				}
-			}
-		}
-		return all
+	if q.Get("sort") != "" {
+		reverse, _ := strconv.ParseBool(q.Get("reverse")) // what is none is told below
+		p.OldestFirst = !reverse
 	}
-	number := func(key, s string, most int) (int, error) {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 0 || n > most {
-			return 0, Errorf(http.StatusBadRequest, "%s: %q is not from 0 to %d", key, s, most)
-		}
-		return n, nil
+	words := map[string]*[]string{ // several in one value, with commas between
+		"type": &f.Types, "effect": &f.Effects, "attackType": &f.AttackTypes, "appID": &f.AppIDs, "id": &f.IDs, "container": &f.Containers,
+		"imageName": &f.Images, "hostname": &f.Hostnames, "profileID": &f.ProfileIDs, "user": &f.Users,
 	}
+	texts := map[string]*[]string{"ruleName": &f.Rules, "processPath": &f.ProcessPaths, "msg": &f.Msgs}
 	for key, values := range q {
 		values = slices.DeleteFunc(slices.Clone(values), func(v string) bool { return v == "" })
 		if len(values) == 0 {
@@ -164,72 +155,76 @@ func compatQuery(q url.Values, now time.Time) (store.AuditFilter, store.AuditPag
 		if len(values) > maxValues {
 			return f, p, Errorf(http.StatusBadRequest, "%s: more than %d values", key, maxValues)
 		}
-		first := values[0]
 		var err error
-		switch key {
-		case "offset":
-			p.Offset, err = number(key, first, store.MaxAuditOffset)
-		case "limit":
-			p.Limit, err = number(key, first, compatMaxPage)
-			if p.Limit == 0 {
-				p.Limit = compatPage
+		switch list, text := words[key], texts[key]; {
+		case list != nil:
+			if all := splitWords(values); len(all) > 0 {
+				*list = all
 			}
-		case "from":
-			f.From, err = parseTime(first, now)
-		case "to":
-			f.To, err = parseTime(first, now)
-		case "sort":
-			if first != "time" {
-				err = Errorf(http.StatusBadRequest, "sort: only by time, not by %q", first)
-			}
-			if q.Get("reverse") != "true" {
-				p.OldestFirst = true
-			}
-		case "reverse":
-			_, err = strconv.ParseBool(first)
-		case "type":
-			f.Types = words(values)
-		case "effect":
-			f.Effects = words(values)
-		case "attackType":
-			f.AttackTypes = words(values)
-		case "appID":
-			f.AppIDs = words(values)
-		case "id":
-			f.IDs = words(values)
-		case "container":
-			f.Containers = words(values)
-		case "imageName":
-			f.Images = words(values)
-		case "hostname":
-			f.Hostnames = words(values)
-		case "profileID":
-			f.ProfileIDs = words(values)
-		case "user":
-			f.Users = words(values)
-		case "ruleName":
-			f.Rules = values
-		case "processPath":
-			f.ProcessPaths = values
-		case "msg":
-			f.Msgs = values
-		case "search":
-			f.Text = first
-			if len(first) > maxText {
-				err = fmt.Errorf("longer than %d bytes", maxText)
-			}
-		case "project": // there is one
+		case text != nil:
+			*text = values
 		default:
-			err = Errorf(http.StatusBadRequest, "%s: this filter is not supported", key)
+			err = compatParameter(key, values[0], now, &f, &p)
 		}
 		if err != nil {
-			if e, ok := errors.AsType[*Error](err); ok {
-				return f, p, e
-			}
 			return f, p, Errorf(http.StatusBadRequest, "%s: %v", key, err)
 		}
 	}
 	return f, p, nil
+}
+
+// splitWords returns the words of values with commas between them.
+func splitWords(values []string) []string {
+	var all []string
+	for _, v := range values {
+		for w := range strings.SplitSeq(v, ",") {
+			if w = strings.TrimSpace(w); w != "" {
+				all = append(all, w)
+			}
+		}
+	}
+	return all
+}
+
+// compatParameter reads a parameter that has one value.
+func compatParameter(key, value string, now time.Time, f *store.AuditFilter, p *store.AuditPage) (err error) {
+	switch key {
+	case "offset":
+		p.Offset, err = upTo(value, store.MaxAuditOffset)
+	case "limit":
+		p.Limit, err = upTo(value, compatMaxPage)
+		if p.Limit == 0 {
+			p.Limit = compatPage
+		}
+	case "from":
+		f.From, err = parseTime(value, now)
+	case "to":
+		f.To, err = parseTime(value, now)
+	case "sort":
+		if value != "time" {
+			err = fmt.Errorf("only by time, not by %q", value)
+		}
+	case "reverse":
+		_, err = strconv.ParseBool(value)
+	case "search":
+		f.Text = value
+		if len(value) > maxText {
+			err = fmt.Errorf("longer than %d bytes", maxText)
+		}
+	case "project": // there is one
+	default:
+		err = errors.New("this filter is not supported")
+	}
+	return err
+}
+
+// upTo reads a number from 0 to most.
+func upTo(s string, most int) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 || n > most {
+		return 0, fmt.Errorf("%q is not from 0 to %d", s, most)
+	}
+	return n, nil
 }
 
 func (s *Server) getCompatAudits(w http.ResponseWriter, r *http.Request) error {

@@ -63,23 +63,35 @@ func (a *app) validate(name string) ([]file.Fault, error) {
 	return notes, err
 }
 
-func (a *app) policyImport() *cli.Command {
+// conversion is a command that reads one file and, beside it, knows another
+// with custom rules.
+func conversion(name, usage, description, custom, example string, do func(name, custom string) error) *cli.Command {
 	return &cli.Command{
-		Name:      "import",
-		Usage:     "make a policy file of the policy, rule or custom rules of a compatible system",
-		UsageText: "defenderctl policy import [--custom-rules FILE] FILE",
-		Description: "FILE is the JSON of its API or of its pages: a policy for App-Embedded Defenders, one rule, or a list of custom\n" +
-			"rules. - is standard input. The policy file goes to standard output, and to standard error what was left out\n" +
-			"because it is no policy, or means a little less here. What cannot be done here is a fault: then nothing is\n" +
-			"written, and the exit status is 1.",
-		Flags:        []cli.Flag{&cli.StringFlag{Name: "custom-rules", Usage: "the `FILE` with the custom rules that the policy uses", TakesFile: true}},
+		Name:         name,
+		Usage:        usage,
+		UsageText:    "defenderctl policy " + name + " [--custom-rules FILE] FILE",
+		Description:  description,
+		Flags:        []cli.Flag{&cli.StringFlag{Name: "custom-rules", Usage: custom, TakesFile: true}},
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
-			name, err := oneFile(c, "defenderctl policy import policy.json")
+			file, err := oneFile(c, "defenderctl policy "+name+" "+example)
 			if err != nil {
 				return err
 			}
-			p, notes, err := a.importPolicy(name, c.String("custom-rules"))
+			return do(file, c.String("custom-rules"))
+		},
+	}
+}
+
+func (a *app) policyImport() *cli.Command {
+	return conversion("import", "make a policy file of the policy, rule or custom rules of a compatible system",
+		"FILE is the JSON of its API or of its pages: a policy for App-Embedded Defenders, one rule, or a list of custom\n"+
+			"rules. - is standard input. The policy file goes to standard output, and to standard error what was left out\n"+
+			"because it is no policy, or means a little less here. What cannot be done here is a fault: then nothing is\n"+
+			"written, and the exit status is 1.",
+		"the `FILE` with the custom rules that the policy uses", "policy.json",
+		func(name, custom string) error {
+			p, notes, err := a.importPolicy(name, custom)
 			if err != nil {
 				return cli.Exit(err, exitFaults)
 			}
@@ -90,8 +102,7 @@ func (a *app) policyImport() *cli.Command {
 			a.tell(name, notes)
 			_, err = a.out.Write(out)
 			return err
-		},
-	}
+		})
 }
 
 func (a *app) importPolicy(name, custom string) (*policy.Policy, []compat.Fault, error) {
@@ -119,22 +130,10 @@ func (a *app) importPolicy(name, custom string) (*policy.Policy, []compat.Fault,
 }
 
 func (a *app) policyExport() *cli.Command {
-	return &cli.Command{
-		Name:      "export",
-		Usage:     "write a policy file as the JSON of a compatible system",
-		UsageText: "defenderctl policy export [--custom-rules FILE] FILE",
-		Description: "- is standard input. The JSON goes to standard output, and to standard error what means a little more or less\n" +
+	return conversion("export", "write a policy file as the JSON of a compatible system",
+		"- is standard input. The JSON goes to standard output, and to standard error what means a little more or less\n"+
 			"there. What has no counterpart there is a fault: then nothing is written, and the exit status is 1.",
-		Flags:        []cli.Flag{&cli.StringFlag{Name: "custom-rules", Usage: "write the custom rules to `FILE`", TakesFile: true}},
-		OnUsageError: usageError,
-		Action: func(c *cli.Context) error {
-			name, err := oneFile(c, "defenderctl policy export policy.yaml")
-			if err != nil {
-				return err
-			}
-			return a.exportPolicy(name, c.String("custom-rules"))
-		},
-	}
+		"write the custom rules to `FILE`", "policy.yaml", a.exportPolicy)
 }
 
 func (a *app) exportPolicy(name, custom string) error {

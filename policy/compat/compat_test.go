@@ -551,7 +551,7 @@ func TestCollections(t *testing.T) {
 		{"an exclusion", cs{{AppIDs: []string{"*", "-a"}}, {AppIDs: []string{"a"}}}, policy.Scope{}, false},
 	} {
 		var c importer
-		got := c.scope(tt.in, "collections")
+		got := c.scope("r", tt.in, "collections")
 		if ok := len(c.faults) == 0; ok != tt.ok || ok && !cmp.Equal(got, tt.want) {
 			t.Errorf("%s: %+v, %v", tt.name, got, c.faults)
 		}

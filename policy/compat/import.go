@@ -29,6 +29,12 @@ func Import(data []byte, library ...policy.CustomRule) (*policy.Policy, []Fault,
 	if len(c.faults) > 0 {
 		return nil, nil, c.faults
 	}
+	if p.ID != "" && p.ID != PolicyID {
+		c.notes.add("_id", "%q is left out: this is %q here", p.ID, PolicyID)
+	}
+	if p.Owner != "" {
+		c.notes.add("owner", "%q is left out: it is no part of the policy", p.Owner)
+	}
 	out := &policy.Policy{Version: 1, Rules: []policy.Rule{}, CustomRules: library}
 	for i := range p.Rules {
 		out.Rules = append(out.Rules, c.rule(&p.Rules[i], fmt.Sprintf("rules[%d].", i)))
@@ -233,6 +239,9 @@ func (c *importer) ports(ranges []PortRange, path string, deny bool) []string {
 		if r.Deny && !deny {
 			c.faults.add(at+".deny", "true on a list of what is allowed")
 		}
+		if !r.Deny && deny {
+			c.notes.add(at+".deny", "false, on a list of what is denied, is read as true")
+		}
 		if r.Start < 1 || r.End > 65535 || r.Start > r.End {
 			c.faults.add(at, "%d to %d is no range of ports", r.Start, r.End)
 			continue
@@ -280,7 +289,7 @@ func (c *importer) scopeOf(r *Rule, at string) policy.Scope {
 	res := r.Resources
 	switch {
 	case res == nil:
-		return c.scope(r.Collections, at+"collections")
+		return c.scope(r.Name, r.Collections, at+"collections")
 	case len(r.Collections) > 0:
 		c.faults.add(at+"resources", "stands beside collections; a rule has one or the other")
 		return policy.Scope{}
@@ -307,12 +316,33 @@ func (c *importer) bounds(at string, fields []field) {
 	}
 }
 
+// left notes what of a rule's collection does not select anything. Exported,
+// a scope goes by its rule's name.
+func (c *importer) left(rule string, col *Collection, at string) {
+	var keys []string
+	for _, left := range []struct {
+		key string
+		set bool
+	}{
+		{"name", col.Name != rule && col.Name != everything}, {"color", col.Color != ""}, {"description", col.Description != ""},
+		{"owner", col.Owner != ""}, {"modified", col.Modified != ""}, {"system", col.System && col.Name != everything}, {"prisma", col.Prisma},
+	} {
+		if left.set {
+			keys = append(keys, left.key)
+		}
+	}
+	if len(keys) > 0 {
+		c.notes.add(at, "left out, as it selects nothing: %s", strings.Join(keys, ", "))
+	}
+}
+
 // scope joins collections to one scope. A workload in any of them is meant,
 // but in a scope all fields must match: so they may differ in one field only.
-func (c *importer) scope(collections []Collection, path string) policy.Scope {
+func (c *importer) scope(rule string, collections []Collection, path string) policy.Scope {
 	var scopes []policy.Scope
 	for i := range collections {
 		col, at := &collections[i], fmt.Sprintf("%s[%d]", path, i)
+		c.left(rule, col, at)
 		c.bounds(at, []field{
 			{"accountIDs", col.AccountIDs}, {"clusters", col.Clusters}, {"codeRepos", col.CodeRepos}, {"functions", col.Functions},
 			{"hosts", col.Hosts}, {"labels", col.Labels}, {"namespaces", col.Namespaces},
