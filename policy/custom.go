@@ -439,12 +439,22 @@ func (j *customJudge) looksAt(ev *Event) bool {
 }
 
 // customSet are the custom rules about one kind of event. Most are found by
-// the name, path or domain that they ask for, so that a thousand of them cost
-// little more than one.
+// the name, path or domain that they ask for, or ruled out by a text that a
+// command line does not have, so that a thousand of them cost little more than
+// one.
 type customSet struct {
 	judges []customJudge // in order
-	any    []int         // of judges that have no key, in order
+	any    []int         // of judges that have neither key nor needle, in order
 	keyed  []keyedSet
+	within []withinSet
+}
+
+// withinSet are the judges that ask for a text within one attribute, in order.
+type withinSet struct {
+	name  string
+	attr  rules.Attribute[scene]
+	judge []int
+	text  []string
 }
 
 // keyedSet are the judges that ask for one attribute.
@@ -468,7 +478,7 @@ func (set *customSet) add(j customJudge) {
 	set.judges = append(set.judges, j)
 	name, keys, ok := j.rule.Keys()
 	if !ok {
-		set.any = append(set.any, n)
+		set.addWithin(n, j)
 		return
 	}
 	i := slices.IndexFunc(set.keyed, func(k keyedSet) bool { return k.name == name })
@@ -483,9 +493,103 @@ func (set *customSet) add(j customJudge) {
 	}
 }
 
+// addWithin adds judge n, which has no key.
+func (set *customSet) addWithin(n int, j customJudge) {
+	name, text, ok := j.rule.Needle()
+	if !ok {
+		set.any = append(set.any, n)
+		return
+	}
+	i := slices.IndexFunc(set.within, func(w withinSet) bool { return w.name == name })
+	if i < 0 {
+		i = len(set.within)
+		set.within = append(set.within, withinSet{name: name, attr: attributesOf(j.kind)[name].Attribute})
+	}
+	w := &set.within[i]
+	w.judge, w.text = append(w.judge, n), append(w.text, text)
+}
+
+// pairs are the bytes that follow each other in a value: a bit for each two. A
+// text is within it only if all of its own are among them.
+type pairs [1 << 10]uint64
+
+func (p *pairs) add(before, b byte) {
+	n := uint(before)<<8 | uint(b)
+	p[n>>6] |= 1 << (n & 63)
+}
+
+// addText adds the pairs of a text.
+func (p *pairs) addText(text string) {
+	for i := 1; i < len(text); i++ {
+		p.add(text[i-1], text[i])
+	}
+}
+
+func (p *pairs) has(text string) bool {
+	for i := 1; i < len(text); i++ {
+		n := uint(text[i-1])<<8 | uint(text[i])
+		if p[n>>6]>>(n&63)&1 == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// addParts adds the pairs of a command's text.
+func (p *pairs) addParts(parts []string) {
+	last, any := byte(0), false
+	for i, part := range parts {
+		if i > 0 {
+			if any {
+				p.add(last, ' ')
+			}
+			last, any = ' ', true
+		}
+		if part == "" {
+			continue
+		}
+		if any {
+			p.add(last, part[0])
+		}
+		p.addText(part)
+		last, any = part[len(part)-1], true
+	}
+}
+
+// few rules are asked as they are.
+const few = 16
+
+// first returns the first judge of w that holds, or best if that comes before
+// it.
+func (w *withinSet) first(set *customSet, s scene, best int) int {
+	if len(w.judge) < few {
+		return set.search(w.judge, s, best)
+	}
+	var p pairs
+	if w.attr.Type == rules.Command {
+		p.addParts(w.attr.Parts(s))
+	} else {
+		for value, next := w.attr.Strings(s, 0); next >= 0; value, next = w.attr.Strings(s, next) {
+			p.addText(value)
+		}
+	}
+	for i, n := range w.judge {
+		if n >= best {
+			break
+		}
+		if p.has(w.text[i]) && set.search(w.judge[i:i+1], s, best) == n {
+			return n
+		}
+	}
+	return best
+}
+
 // first returns the first judge that holds, or nil.
 func (set *customSet) first(s scene) *customJudge {
 	best := set.search(set.any, s, len(set.judges))
+	for i := range set.within {
+		best = set.within[i].first(set, s, best)
+	}
 	for i := range set.keyed {
 		k := &set.keyed[i]
 		for value, next := k.values(s, 0); next >= 0; value, next = k.values(s, next) {

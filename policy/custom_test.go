@@ -255,6 +255,79 @@ func TestManyCustomRules(t *testing.T) {
 	}
 }
 
+// within are 1,000 custom rules that look for texts in command lines, paths
+// and names.
+func within(t testing.TB) *Engine {
+	t.Helper()
+	p := &Policy{Version: 1, Rules: []Rule{{Name: "r"}}}
+	for i := range 1000 {
+		name := fmt.Sprint("c", i)
+		kind := []string{"processes", "filesystem", "dns"}[i%3]
+		script := []string{`proc.cmdline contains "--option-%d=" and proc.args contains "-"`, `file.path contains "/secret-%d/"`, `dns.name contains "host%d."`}[i%3]
+		p.CustomRules = append(p.CustomRules, CustomRule{Name: name, Type: kind, Script: strings.ReplaceAll(script, "%d", fmt.Sprint(i))})
+		p.Rules[0].Custom = append(p.Rules[0].Custom, CustomRef{Rule: name, Effect: "prevent"})
+	}
+	e, err := Compile(p, Workload{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestManyTexts(t *testing.T) {
+	e := within(t)
+	for _, c := range hot {
+		if n := testing.AllocsPerRun(10, func() { e.Decide(c.ev) }); n != 0 {
+			t.Errorf("%s: %v allocations", c.name, n)
+		}
+	}
+	for _, c := range []struct {
+		ev   *Event
+		want string
+	}{
+		{command("/bin/x", strings.Repeat("a ", 2000)+"--option-999=7"), "c999"},
+		{command("/bin/x", "--option-9=", "--option-6="), "c6"}, // the first in order
+		{command("/bin/x", "--option-9"), ""},
+		{command("/bin/x", "--option-9", "="), ""},
+		{command("/bin/x"), ""},
+		{write("open", "/srv/secret-1/x"), "c1"},
+		{write("open", "/srv/secret-2/x"), ""},
+		{pair("rename", "/srv/x", "/srv/secret-4/x"), "c4"},
+		{lookup("a.HOST5.test"), "c5"},
+	} {
+		if v := e.Decide(c.ev); v.Custom != c.want {
+			t.Errorf("%+v: got %q, want %q", c.ev, v.Custom, c.want)
+		}
+	}
+}
+
+// What is ruled out by its pairs would not hold.
+func FuzzTexts(f *testing.F) {
+	f.Add("a b\x00-l 80", "b -l")
+	f.Add("\x00\x00", "  ")
+	f.Add("ab", "bc")
+	f.Fuzz(func(t *testing.T, command, text string) {
+		parts := strings.Split(command, "\x00")
+		var p pairs
+		p.addParts(parts)
+		if strings.Contains(strings.Join(parts, " "), text) && !p.has(text) {
+			t.Errorf("%q is within %q", text, parts)
+		}
+	})
+}
+
+func BenchmarkDecideTexts(b *testing.B) {
+	e := within(b)
+	for _, c := range hot {
+		b.Run(strings.ReplaceAll(c.name, " ", "-"), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				e.Decide(c.ev)
+			}
+		})
+	}
+}
+
 func BenchmarkDecideCustom(b *testing.B) {
 	p := &Policy{Version: 1, Rules: []Rule{{Name: "r"}}}
 	customs(p, &p.Rules[0])

@@ -86,7 +86,8 @@ func miner(p *Program) string {
 	}
 	algorithm := false // the argument before announced one
 	for _, arg := range p.Command {
-		if stratum(arg) {
+		stratum, host := poolIn(arg)
+		if stratum {
 			return "an argument is the address of a mining pool (stratum)"
 		}
 		if option := minerOption(arg); option != "" {
@@ -100,32 +101,11 @@ func miner(p *Program) string {
 			return "algorithm " + quote(value) + " is a crypto miner's"
 		}
 		algorithm = arg == "-a" || arg == "--algo" || arg == "--coin"
-		if host := poolIn(arg); host != "" {
+		if host != "" {
 			return "an argument is the address of the mining pool " + host
 		}
 	}
 	return ""
-}
-
-// stratum reports whether an argument has a URL of the protocol of mining pools
-// in it: stratum+tcp://, stratum2+ssl://, in any letters.
-func stratum(arg string) bool {
-	const name = "stratum"
-	for from := 0; ; {
-		at := strings.Index(arg[from:], "://")
-		if at < 0 {
-			return false
-		}
-		end := from + at
-		start := end
-		for start > from && (letter(arg[start-1]) || '0' <= arg[start-1] && arg[start-1] <= '9' || arg[start-1] == '+') {
-			start--
-		}
-		if scheme := arg[start:end]; len(scheme) >= len(name) && strings.EqualFold(scheme[:len(name)], name) {
-			return true
-		}
-		from = end + len("://")
-	}
 }
 
 func letter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
@@ -135,21 +115,32 @@ var minerOptions = []string{
 	"--coin monero", "--rig-id", "--cuda-bfactor-hint", "--opencl-platform=", "--asm=ryzen", "--astrobwt-",
 }
 
+// minerOptionStarts are the letters that they begin with, behind the dashes.
+var minerOptionStarts = func() (starts [256]bool) {
+	for _, option := range minerOptions {
+		starts[option[2]] = true
+	}
+	return starts
+}()
+
 // minerOption finds an option that only miners have. It may stand anywhere in
 // an argument: sh -c takes a whole command as one.
 func minerOption(arg string) string {
-	for {
-		at := strings.Index(arg, "--")
-		if at < 0 || at+2 == len(arg) {
+	for from := 0; ; {
+		at := strings.Index(arg[from:], "--")
+		if at < 0 || from+at+2 == len(arg) {
 			return ""
 		}
-		arg = arg[at:]
+		at += from
+		from = at + 2
+		if !minerOptionStarts[arg[from]] {
+			continue
+		}
 		for _, option := range minerOptions {
-			if arg[2] == option[2] && strings.HasPrefix(arg, option) {
+			if strings.HasPrefix(arg[at:], option) {
 				return option
 			}
 		}
-		arg = arg[2:]
 	}
 }
 
@@ -162,28 +153,42 @@ func minerAlgorithm(s string) bool {
 	return false
 }
 
-// poolIn finds a pool's host and a port behind it in an argument, as miners
-// are given them: pool.supportxmr.com:3333. A URL without a port may be read
-// by anybody.
-func poolIn(arg string) string {
+// poolIn looks for what miners are given to find their pool: a URL of the
+// protocol of pools (stratum+tcp://, stratum2+ssl://, in any letters), or a
+// pool's host with a port behind it (pool.supportxmr.com:3333). A URL without a
+// port may be read by anybody.
+func poolIn(arg string) (stratum bool, host string) {
 	for from := 0; ; {
 		colon := strings.IndexByte(arg[from:], ':')
 		if colon < 0 {
-			return ""
+			return false, host
 		}
 		end := from + colon
 		from = end + 1
-		if from == len(arg) || arg[from] < '0' || arg[from] > '9' {
-			continue
-		}
-		start := end
-		for start > 0 && hostByte(arg[start-1]) {
-			start--
-		}
-		if host := pool(arg[start:end]); host != "" {
-			return host
+		switch {
+		case strings.HasPrefix(arg[end:], "://"):
+			if stratumScheme(arg[:end]) {
+				return true, ""
+			}
+		case host == "" && from < len(arg) && '0' <= arg[from] && arg[from] <= '9':
+			start := end
+			for start > 0 && hostByte(arg[start-1]) {
+				start--
+			}
+			host = pool(arg[start:end])
 		}
 	}
+}
+
+// stratumScheme reports whether a text ends in such a URL's scheme.
+func stratumScheme(text string) bool {
+	const name = "stratum"
+	start := len(text)
+	for start > 0 && (letter(text[start-1]) || '0' <= text[start-1] && text[start-1] <= '9' || text[start-1] == '+') {
+		start--
+	}
+	scheme := text[start:]
+	return len(scheme) >= len(name) && strings.EqualFold(scheme[:len(name)], name)
 }
 
 func hostByte(c byte) bool {
@@ -202,7 +207,7 @@ func reverseShell(p *Program, unsure bool) string {
 	switch {
 	case shell != "":
 		for _, arg := range p.Command {
-			if strings.Contains(arg, "/dev/tcp/") || strings.Contains(arg, "/dev/udp/") {
+			if dialsByName(arg) {
 				return "the command connects " + quote(shell) + " to another machine (/dev/tcp)"
 			}
 		}
@@ -232,6 +237,22 @@ func reverseShell(p *Program, unsure bool) string {
 		}
 	}
 	return ""
+}
+
+// dialsByName reports whether a shell's command opens a connection as a file,
+// /dev/tcp/HOST/PORT.
+func dialsByName(command string) bool {
+	for from := 0; ; {
+		at := strings.IndexByte(command[from:], 'v') // rarer than a slash
+		if at < 0 {
+			return false
+		}
+		at += from
+		from = at + 1
+		if rest := command[from:]; strings.HasSuffix(command[:at], "/de") && (strings.HasPrefix(rest, "/tcp/") || strings.HasPrefix(rest, "/udp/")) {
+			return true
+		}
+	}
 }
 
 var (

@@ -1,6 +1,9 @@
 package policy
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestScope(t *testing.T) {
 	image := func(patterns ...string) Scope { return Scope{Images: patterns} }
@@ -126,5 +129,39 @@ func FuzzImageNames(f *testing.F) {
 			t.Errorf("%q: %q, and again %q", image, full, again)
 		}
 		canonicalPattern(image)
+	})
+}
+
+// What a pattern names it selects, in any letters, and what is excluded never.
+func FuzzScope(f *testing.F) {
+	for _, s := range []string{"web", "*", "-web", "w*b", "shop:1", "ghcr.io/a/b:1@sha256:aa", "İ", "\xff"} {
+		f.Add(s, "web")
+		f.Add(s, s)
+	}
+	f.Fuzz(func(t *testing.T, pattern, value string) {
+		selects := func(entries ...string) (containers, appIDs, images, valid bool) {
+			var found faults
+			w := Workload{Image: value, Container: value, AppID: value}
+			containers = newSelector(&Scope{Containers: entries}, "", &found).matches(w)
+			appIDs = newSelector(&Scope{AppIDs: entries}, "", &found).matches(w)
+			images = newSelector(&Scope{Images: entries}, "", &found).matches(w)
+			return containers, appIDs, images, len(found) == 0
+		}
+		if c, a, i, valid := selects(pattern, "-"+strings.TrimPrefix(pattern, "-")); valid && (c || a) && glob(strings.ToLower(strings.TrimPrefix(pattern, "-")), strings.ToLower(value)) {
+			t.Errorf("%q is excluded, and selects %q: %v %v %v", pattern, value, c, a, i)
+		}
+		if c, a, i, valid := selects("*"); !valid || !c || !a || !i {
+			t.Errorf("everything is not %q: %v %v %v", value, c, a, i)
+		}
+		if checkPattern(value) != nil || strings.HasPrefix(value, "-") {
+			return
+		}
+		upper, lower := strings.ToUpper(value), strings.ToLower(value)
+		if lowered := strings.ToLower(upper); lowered != lower { // some letters have no way back
+			return
+		}
+		if c, a, _, _ := selects(upper); !c || !a {
+			t.Errorf("%q does not select itself: %v %v", value, c, a)
+		}
 	})
 }

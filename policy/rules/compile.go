@@ -14,7 +14,7 @@ func Compile[E any](script string, schema *Schema[E]) (rule *Rule[E], err error)
 	n := parse(script)
 	holds := c.condition(n)
 	slices.Sort(c.uses)
-	return &Rule[E]{holds, slices.Compact(c.uses), c.keys(n)}, nil
+	return &Rule[E]{holds, slices.Compact(c.uses), c.keys(n), c.needle(n)}, nil
 }
 
 type compiler[E any] struct {
@@ -542,4 +542,31 @@ func (c *compiler[E]) keyed(n *node) bool {
 	}
 	a, ok := c.schema.Attributes[n.value.text]
 	return ok && a.Type == String
+}
+
+// needle is a text that must be within a value of an attribute.
+type needle struct {
+	attribute string // "" if nothing is known
+	text      string
+}
+
+// needle finds the longest needle of a condition that was compiled.
+func (c *compiler[E]) needle(n *node) (best needle) {
+	switch n.op {
+	case "contains":
+		left, right := n.args[0], n.args[1]
+		if left.op != "value" || left.value.kind != word || right.op != "value" || right.value.kind != str || len(right.value.text) < 2 {
+			return best
+		}
+		if a, ok := c.schema.Attributes[left.value.text]; ok && (a.Type == String || a.Type == Command) {
+			best = needle{left.value.text, right.value.text}
+		}
+	case "and": // any of the parts will do
+		for _, part := range n.args {
+			if more := c.needle(part); len(more.text) > len(best.text) {
+				best = more
+			}
+		}
+	}
+	return best
 }

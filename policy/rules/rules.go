@@ -85,6 +85,7 @@ type Rule[E any] struct {
 	holds func(E) bool
 	uses  []string
 	keys  keys
+	part  needle
 }
 
 // Keys returns a String attribute and values of it of which an event must have
@@ -92,6 +93,14 @@ type Rule[E any] struct {
 // With many rules, it tells which of them are worth to be evaluated.
 func (r *Rule[E]) Keys() (attribute string, values []string, ok bool) {
 	return r.keys.attribute, r.keys.values, r.keys.attribute != ""
+}
+
+// Needle returns an attribute, a String or a Command, and a text of two bytes
+// or more that must be within one of its values for the condition to hold.
+// Without one ok is false. It is for long values, of which a look tells what
+// cannot be within them.
+func (r *Rule[E]) Needle() (attribute, text string, ok bool) {
+	return r.part.attribute, r.part.text, r.part.attribute != ""
 }
 
 // Matches reports whether the condition holds for e.
