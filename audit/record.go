@@ -88,6 +88,9 @@ type Record struct {
 	DryRun  bool   `json:"dryRun,omitempty"`
 	Err     string `json:"err,omitempty"`
 
+	// Events are what a record of [Sums] stands for, the most frequent first.
+	Events []Tally `json:"events,omitempty"`
+
 	// The file launched, for recognising a retry. Ino is 0 if unknown.
 	Dev uint64 `json:"-"`
 	Ino uint64 `json:"-"`

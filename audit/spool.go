@@ -652,6 +652,12 @@ func sum(body []byte) string {
 	return fmt.Sprintf("%08x ", crc32.Checksum(body, castagnoli))
 }
 
+// SpoolLine returns the JSON of a record in a line of a spool's file, without
+// the line's end, unless it is none or damaged.
+func SpoolLine(line []byte) ([]byte, bool) {
+	return decodeLine(append(line[:len(line):len(line)], '\n'))
+}
+
 // decodeLine returns the JSON in a line, unless the line is damaged.
 func decodeLine(line []byte) ([]byte, bool) {
 	if len(line) < sumSize+len("{}\n") {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"appdefender/audit"
@@ -33,12 +34,16 @@ type Console struct {
 	// WaitForPolicy is how long the target waits for the Console's policy; 0
 	// starts at once with the last good one, or with Config.Policy.
 	WaitForPolicy time.Duration
+	// EveryAudit sends each audit; without it what comes too often is summed
+	// up (see audit.Sums).
+	EveryAudit bool
 }
 
 // line is the running connection to the Console.
 type line struct {
 	d       *Defender
 	spool   *audit.Spool
+	sums    *audit.Sums // before the spool; nil: all audits are sent
 	up      *uplink.Uplink
 	witness *witness // nil: nothing is remembered
 
@@ -55,6 +60,9 @@ func (d *Defender) openLine() (*line, error) {
 	}
 	l := &line{d: d, ended: make(chan struct{})}
 	l.spool = audit.OpenSpool(audit.SpoolConfig{Dir: c.DataDir, Source: &d.src, Notice: d.queue.Notice})
+	if !c.EveryAudit {
+		l.sums = audit.NewSums(&d.src, l.spool)
+	}
 	var err error
 	var forensics func() *wire.Snapshot
 	if d.ring != nil {
@@ -82,6 +90,14 @@ func (d *Defender) openLine() (*line, error) {
 		d.notice("the Console's last policy is not used: %v", err)
 	}
 	return l, nil
+}
+
+// sink is where records for the Console go.
+func (l *line) sink() audit.Sink {
+	if l.sums != nil {
+		return l.sums
+	}
+	return l.spool
 }
 
 // start keeps the line until stop.
@@ -119,6 +135,11 @@ func (l *line) stop() {
 	defer cancel()
 	if l.witness != nil {
 		l.witness.hurry()
+	}
+	if l.sums != nil {
+		if err := l.sums.Close(); err != nil {
+			fmt.Fprintf(os.Stderr, "defender: writing audits: %v\n", err)
+		}
 	}
 	_ = l.up.Flush(ctx) // what is left stays in the spool
 	l.cancel()

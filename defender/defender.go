@@ -147,7 +147,7 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 		return ExitFailed, err
 	}
 	if line != nil {
-		sinks = append(sinks, line.spool)
+		sinks = append(sinks, line.sink())
 		if line.witness != nil {
 			sinks = append(sinks, line.witness)
 		}

@@ -369,3 +369,14 @@ func randomEvents(rnd *rand.Rand, n int) []policy.Event {
 	}
 	return list
 }
+
+// A record that stands for several says so.
+func TestSums(t *testing.T) {
+	log := `{"time":"2026-11-23T08:24:32Z","type":"network","attackType":"explicitlyDeniedDNS","domain":"a.test","count":7,"events":[{"msg":"x","count":7}]}
+{"time":"2026-11-23T08:24:33Z","type":"network","attackType":"explicitlyDeniedDNS","domain":"b.test","count":1}
+`
+	notes, err := Lines("log", strings.NewReader(log), func(*Line) error { return nil })
+	if want := "log: of 7 events only the last of many is known; start the Defender with --every-audit to have each"; err != nil || len(notes) != 1 || notes[0] != want {
+		t.Errorf("%q, %v", notes, err)
+	}
+}

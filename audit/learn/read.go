@@ -49,6 +49,12 @@ func Lines(name string, in io.Reader, each func(*Line) error) (notes []string, e
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	sums := 0
+	defer func() {
+		if sums > 0 && err == nil {
+			notes = append(notes, fmt.Sprintf("%s: of %d events only the last of many is known; start the Defender with --every-audit to have each", name, sums))
+		}
+	}()
 	b := bufio.NewReaderSize(in, 1<<16)
 	for n := 1; ; n++ {
 		line, whole, err := readLine(b)
@@ -66,7 +72,7 @@ func Lines(name string, in io.Reader, each func(*Line) error) (notes []string, e
 			continue
 		}
 		all, err := parse(line)
-		if err != nil && !whole && line[0] == '{' && !json.Valid(line) {
+		if err != nil && !whole && (line[0] == '{' || len(line) > 9 && line[8] == ' ' && line[9] == '{') && !json.Valid(line) {
 			return append(notes, fmt.Sprintf("%s:%d: the last line is incomplete and left out", name, n)), nil
 		}
 		if err != nil {
@@ -74,6 +80,9 @@ func Lines(name string, in io.Reader, each func(*Line) error) (notes []string, e
 		}
 		for _, l := range all {
 			l.Number = n
+			if l.Record != nil && len(l.Record.Events) > 0 {
+				sums += l.Record.Count
+			}
 			if err := each(l); err != nil {
 				return notes, fmt.Errorf("%s:%d: %w", name, n, err)
 			}
@@ -110,6 +119,9 @@ func readLine(b *bufio.Reader) (line []byte, whole bool, err error) {
 
 // parse reads one line.
 func parse(line []byte) ([]*Line, error) {
+	if record, ok := audit.SpoolLine(line); ok {
+		line = record
+	}
 	var keys struct {
 		Recording *int              `json:"recording"`
 		Kind      *string           `json:"kind"`

@@ -97,6 +97,7 @@ func (a *app) run() *cli.Command {
 			&cli.StringSliceFlag{Name: "upstream", EnvVars: env("UPSTREAM"), Usage: "name `SERVER` to ask in place of resolv.conf's: 10.0.0.2, tls://1.1.1.1#cloudflare-dns.com, https://HOST/PATH; /corp.internal/10.0.0.2 for these names alone. May be repeated"},
 			&cli.IntFlag{Name: "forensics", EnvVars: env("FORENSICS"), Value: 2, Usage: "how many `MIB` of what happened in the container are remembered in memory for the Console, 0 to 1000"},
 			&cli.BoolFlag{Name: "keep-secrets", EnvVars: env("KEEP_SECRETS"), Usage: "leave passwords, tokens and keys in the command lines, URLs and names that are recorded; without it they read REDACTED"},
+			&cli.BoolFlag{Name: "every-audit", EnvVars: env("EVERY_AUDIT"), Usage: "send the Console each audit; without it, more than five of a kind within 15 minutes are summed up"},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: env("DRY_RUN"), Usage: "refuse nothing; tell what would be refused, and sum up at the end"},
 			&cli.StringFlag{Name: "learn", EnvVars: env("LEARN"), Usage: "write to `FILE` the least policy that would have refused nothing of what CMD did; - is standard error. Without --policy and --console nothing is refused"},
 		},
@@ -197,7 +198,7 @@ func config(c *cli.Context) (defender.Config, error) {
 func console(c *cli.Context) (defender.Console, error) {
 	con := defender.Console{
 		URL: c.String("console"), Token: c.String("token"),
-		DataDir: c.String("data-dir"), WaitForPolicy: c.Duration("wait-for-policy"),
+		DataDir: c.String("data-dir"), WaitForPolicy: c.Duration("wait-for-policy"), EveryAudit: c.Bool("every-audit"),
 	}
 	var errs []error
 	if name := c.String("token-file"); name != "" && con.Token == "" {
@@ -215,7 +216,7 @@ func console(c *cli.Context) (defender.Console, error) {
 		con.CA = data
 	}
 	if con.URL == "" {
-		for _, flag := range []string{"token", "token-file", "ca", "data-dir", "wait-for-policy"} {
+		for _, flag := range []string{"token", "token-file", "ca", "data-dir", "wait-for-policy", "every-audit"} {
 			if c.IsSet(flag) {
 				errs = append(errs, fmt.Errorf("--%s: says nothing without --console", flag))
 			}

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"appdefender/audit"
 	"appdefender/console"
 	"appdefender/console/store"
 	"appdefender/wire"
@@ -136,10 +138,12 @@ func TestAuditsOfFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	spool := filepath.Join(dir, "spool")
-	if err := os.Mkdir(spool, 0o700); err != nil {
+	var kept audit.Record
+	if err := json.Unmarshal([]byte(lines[3]), &kept); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(spool, "00000000000000000001.records"), []byte(lines[3]+"\n"), 0o600); err != nil {
+	s := audit.OpenSpool(audit.SpoolConfig{Dir: spool, Source: &audit.Source{}, MinFree: -1})
+	if err := errors.Join(s.Write(kept), s.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {

@@ -314,9 +314,15 @@ func newDetail(a *store.Audit) (*detail, error) {
 		}
 		return strconv.Itoa(n)
 	}
+	times := func(n int) string {
+		if n < 2 {
+			return "once"
+		}
+		return fmt.Sprintf("%d times", n)
+	}
 	count := ""
 	if r.Count > 1 {
-		count = fmt.Sprintf("%d times", r.Count)
+		count = times(r.Count)
 	}
 	d.add("What happened",
 		pair{Label: "Time", Value: r.Time.UTC().Format("2006-01-02 15:04:05.000000 UTC")},
@@ -333,6 +339,11 @@ func newDetail(a *store.Audit) (*detail, error) {
 		pair{Label: "Port", Value: number(r.Port)},
 		pair{Label: "Call", Value: r.Call, Mono: true},
 	)
+	var sums []pair
+	for _, e := range r.Events {
+		sums = append(sums, pair{Label: times(e.Count), Value: e.Msg})
+	}
+	d.add("Summed up", sums...)
 	outcome := ""
 	switch {
 	case r.DryRun:

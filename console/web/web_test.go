@@ -409,7 +409,7 @@ func TestTextIsText(t *testing.T) {
 	d.tell(audit.Record{
 		Time: time.Now(), Type: evil, Effect: evil, AttackType: evil, RuleName: evil, Msg: evil, Severity: evil, Category: "evil<img>", CustomRule: evil, AppID: evil, ContainerName: evil, ImageName: evil,
 		ProcessPath: "/" + evil, Command: evil + "\u202e\x1b[2J", User: evil, Domain: evil, Level: evil, Reason: evil, Err: evil, IP: evil, Call: evil,
-		Interpreters: []string{evil}, Ancestry: []policy.Ancestor{{PID: 1, Path: evil}},
+		Interpreters: []string{evil}, Ancestry: []policy.Ancestor{{PID: 1, Path: evil}}, Events: []audit.Tally{{Msg: evil, Count: 2}},
 	})
 	if _, err := b.AddRule(t.Context(), "admin", 0, 0, policy.Rule{Name: evil, Scope: policy.Scope{Images: []string{evil}}}); err != nil {
 		t.Fatal(err)

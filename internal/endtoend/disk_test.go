@@ -42,7 +42,7 @@ func TestDiskFull(t *testing.T) {
 	disk := t.TempDir()
 	p := onSmallDisk(t, disk,
 		filepath.Join(bin, "defender"), "run", "--console", s.url, "--ca", s.ca(), "--token-file", s.token("t"), "--app-id", "full",
-		"--data-dir", filepath.Join(disk, "data"), "--resolv-conf", "leave", "--audit-log", log, "--wait-for-policy", "1m", "--",
+		"--data-dir", filepath.Join(disk, "data"), "--resolv-conf", "leave", "--audit-log", log, "--wait-for-policy", "1m", "--every-audit", "--",
 		"sh", "-c", fill, disk, goOn)
 	await(t, "the task has begun", func() bool { return len(s.audits(nil)) > 0 })
 	s.kill()

@@ -339,12 +339,13 @@ func (s *server) audits(query url.Values) []kept {
 	}
 }
 
-// protect starts a target behind a Defender of this Console.
+// protect starts a target behind a Defender of this Console, which gets each
+// audit.
 func (s *server) protect(t *testing.T, flags []string, argv ...string) *process {
 	t.Helper()
 	args := append([]string{
 		filepath.Join(bin, "defender"), "run", "--console", s.url, "--ca", s.ca(), "--resolv-conf", "leave", "--audit-log", "none",
-		"--wait-for-policy", "1m",
+		"--wait-for-policy", "1m", "--every-audit",
 	}, flags...)
 	return start(t, append(append(args, "--"), argv...)...)
 }
