@@ -164,8 +164,10 @@ type result struct {
 type record struct {
 	ID, Time, Type, AttackType, Effect, RuleName, Msg, Level, Err, Reason string
 	User, ProcessPath, Command, IP, Severity, Hostname, Version, Category string
+	CustomRuleName                                                        string
 	Count, PID, Port                                                      int
 	Refused, DryRun                                                       bool
+	AttackTechniques                                                      []string
 }
 
 // of returns the records of one attack type.

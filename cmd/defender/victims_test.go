@@ -158,6 +158,7 @@ func TestExecByAnother(t *testing.T) {
 		{"loader of a script", byName, nil, []string{script("#!" + loader + " " + mkdir + "\n")}, loader},
 		{"loader with an endless option", byName, nil, []string{victim("exec"), "argv0", loader, loader, "--library-path", strings.Repeat("/", 131000), mkdir, "made"}, loader},
 		{"loader with many options", byName, nil, []string{victim("exec"), "many", loader, "--inhibit-cache", mkdir, "made"}, loader},
+		{"loader that says another byte order", byName, nil, []string{"sh", "-c", `cp $0 l; printf '\2' | dd of=l bs=1 seek=5 conv=notrunc 2>/dev/null; chmod +x l; ./l $1 made; true`, loader, mkdir}, loader},
 		{"busybox", byName, nil, []string{"busybox", "mkdir", "made"}, "busybox"},
 		{"busybox under the applet's name", byName, nil, []string{victim("exec"), "argv0", "/bin/busybox", "mkdir", "made"}, "busybox"},
 		{"busybox under an endless name", byName, nil, []string{victim("exec"), "long-name", "/bin/busybox", "mkdir", "made"}, "busybox"},
