@@ -355,20 +355,14 @@ func testSumRow(t *testing.T, r row) {
 	data := filepath.Join(dir, "data")
 	const rule = "version: 1\nrules:\n  - name: r\n    processes: {effect: prevent, deny: [prog-d]}\n"
 	flags := []string{"--console", "https://127.0.0.1:1", "--token", "x", "--data-dir", data, "--container", "web"}
-	run{policy: rule, flags: flags, dir: dir}.protected(t, "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do "+victim("prog-d")+" $i; done")
+	run{policy: rule, flags: flags, dir: dir}.protected(t, "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do "+victim("prog-d")+"; done")
 	files, err := learn.Files(data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	launched := func(n int) string {
-		return fmt.Sprintf("%s launched and is explicitly denied by runtime rule. Full command: %[1]s %d", victim("prog-d"), n)
-	}
-	last := 6
-	if strings.Contains(r.template, "<n>") {
-		last = 9
-	}
+	launched := fmt.Sprintf("%s launched and is explicitly denied by runtime rule. Full command: %[1]s", victim("prog-d"))
 	want := r.message(t, map[string]string{
-		"event type": "explicitlyDeniedProcess", "event": launched(last), "message": launched(last), "name": "web", "n": "3",
+		"event type": "explicitlyDeniedProcess", "message": launched, "name": "web", "n": "3",
 	})
 	var msgs []string
 	for _, name := range files {

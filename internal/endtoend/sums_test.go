@@ -1,8 +1,8 @@
 package endtoend
 
 import (
-	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,12 +23,13 @@ func TestSums(t *testing.T) {
 	protect := func(argv ...string) *process {
 		return start(t, append(append([]string{filepath.Join(bin, "defender")}, flags...), argv...)...)
 	}
-	p := protect("sh", "-c", `for i in 1 2 3 4 5 6 7 8 9; do /usr/bin/mkdir "$0/$i"; done 2>/dev/null; echo tried`, t.TempDir())
+	p := protect("sh", "-c", `for i in 1 2 3 4 5 6 7 8 9; do /usr/bin/mkdir /tmp; done 2>/dev/null; echo tried`)
 	if p.exit(); p.out.String() != "tried\n" {
 		t.Fatalf("the target said %q and %q", &p.out, &p.err)
 	}
-	for i := 1; i <= 9; i++ {
-		logged(log).says(t, fmt.Sprintf(`/%d"`, i))
+	text, err := os.ReadFile(log)
+	if n := strings.Count(string(text), "explicitlyDeniedProcess"); n != 9 || err != nil {
+		t.Errorf("the log has %d of 9: %v", n, err)
 	}
 	told := s.audits(url.Values{"type": {"processes"}})
 	for range 20 {
@@ -41,18 +42,18 @@ func TestSums(t *testing.T) {
 	if len(told) != 7 {
 		t.Fatalf("there are %d records: %+v", len(told), told)
 	}
-	const launched = "/usr/bin/mkdir launched and is explicitly denied by runtime rule. Full command: /usr/bin/mkdir "
-	for i, want := range []struct {
-		begin string
-		last  string
-		count int
-	}{
-		{launched, "/1", 1}, {launched, "/2", 1}, {launched, "/3", 1}, {launched, "/4", 1}, {launched, "/5", 1},
-		{"High rate of explicitlyDeniedProcess events, reporting aggregation started; last event: " + launched, "/6", 1},
-		{"In the past 10 minutes, container web had 3 events of type explicitlyDeniedProcess; The most recent event was: " + launched, "/9", 3},
+	const launched = "/usr/bin/mkdir launched and is explicitly denied by runtime rule. Full command: /usr/bin/mkdir /tmp"
+	count := make(map[string]int)
+	for _, a := range told {
+		count[a.Record.Msg] += a.Record.Count
+	}
+	for msg, n := range map[string]int{
+		launched: 5,
+		"High rate of explicitlyDeniedProcess events, reporting aggregation started; last event: " + launched:                        1,
+		"In the past 10 minutes, container web had 3 events of type explicitlyDeniedProcess; The most recent event was: " + launched: 3,
 	} {
-		if r := told[i].Record; !strings.HasPrefix(r.Msg, want.begin) || !strings.HasSuffix(r.Msg, want.last) || r.Count != want.count {
-			t.Errorf("record %d: %d times %q", i, r.Count, r.Msg)
+		if count[msg] != n {
+			t.Errorf("%d times %q, want %d", count[msg], msg, n)
 		}
 	}
 }
