@@ -20,12 +20,22 @@ type summed struct {
 }
 
 func (s *summed) Write(r Record) error {
-	if err := s.fail; err != nil {
-		s.fail = nil
+	s.mu.Lock()
+	err := s.fail
+	if s.fail = nil; err == nil {
+		s.records = append(s.records, r)
+	}
+	s.mu.Unlock()
+	if err != nil {
 		return err
 	}
-	s.records = append(s.records, r)
 	return s.pages.Write(r)
+}
+
+func (s *summed) failOnce(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = err
 }
 
 func denied(n int) Record {
@@ -149,7 +159,7 @@ func TestSumLost(t *testing.T) {
 		for n := range 8 {
 			_ = s.Write(denied(n))
 		}
-		p.fail = io.ErrShortWrite
+		p.failOnce(io.ErrShortWrite)
 		time.Sleep(sumPeriod + time.Nanosecond)
 		synctest.Wait()
 		if err := s.Write(denied(9)); !errors.Is(err, io.ErrShortWrite) {
