@@ -565,7 +565,8 @@ func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
 	addr, takeOver := d.proxyAddr(resolvConf)
 	d.proxy, err = dnsproxy.New(dnsproxy.Config{
 		Upstreams: upstreams, Bootstrap: d.upstreams(), Hosts: d.hosts(), Search: search(resolvConf), Decide: d.decideLookup, Record: d.recordLookup,
-		Asker: d.asker, Known: d.askers.Get,
+		AsksWho: func() bool { return d.engine.Load().AsksWho() },
+		Asker:   d.asker, Known: d.askers.Get,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the DNS proxy: %w", err)

@@ -98,9 +98,18 @@ func (d *Defender) asker(network string, client netip.AddrPort) policy.Process {
 		return who
 	}
 	if pid, ok := proc.SocketOwner(network, client); ok {
-		return proc.Describe(pid)
+		return d.whoAsks(pid, pid)
 	}
 	return policy.Process{}
+}
+
+// whoAsks describes a thread of a process, for the rules about lookups.
+func (d *Defender) whoAsks(pid, tid int) policy.Process {
+	who := proc.Describe(pid)
+	if d.asked().Has(policy.NeedInteractive) {
+		who.Interactive, _ = proc.Interactive(tid) // of who is gone nobody knows
+	}
+	return who
 }
 
 // hosts returns the names of /etc/hosts. It is read before there is a target:
@@ -130,7 +139,7 @@ func isLookup(c *supervisor.Call) bool {
 
 // lookup answers a call to port 53: every name server is the proxy.
 func (d *Defender) lookup(c *supervisor.Call) {
-	who := proc.Describe(c.PID())
+	who := d.whoAsks(c.PID(), c.TID)
 	addrs := d.proxy.Addrs()
 	ours := slices.Contains(addrs, c.Addr)
 	remember := func(network string, local netip.AddrPort) { d.askers.Add(network, local, who) }

@@ -188,12 +188,17 @@ func (p *Proxy) finish(in *inquiry, e *entry, stale bool, err error) {
 
 // decide asks the judge about what is known of the event so far.
 func (p *Proxy) decide(o *outcome, who func() policy.Process) bool {
+	if p.asksWho() {
+		o.identify(who)
+	}
 	o.verdict = p.conf.Decide(&o.event)
 	if o.verdict.Tell() {
 		o.identify(who) // now: it may be gone after the reply
 	}
 	return o.verdict.Allow
 }
+
+func (p *Proxy) asksWho() bool { return p.conf.AsksWho != nil && p.conf.AsksWho() }
 
 func (o *outcome) identify(who func() policy.Process) {
 	if o.event.Subject.PID == 0 {
@@ -230,6 +235,9 @@ func (p *Proxy) newWorker() *worker {
 // which the judge lets pass without a word, or returns nil.
 func (w *worker) quick(b, raw []byte, udp bool) []byte {
 	p, q := w.p, &w.q
+	if p.asksWho() {
+		return nil
+	}
 	if _, err := q.read(raw); err != nil || !q.cacheable() || q.cookie != nil {
 		return nil
 	}

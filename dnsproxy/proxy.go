@@ -68,6 +68,10 @@ type Config struct {
 	// Decide is the judge. Its Allow is what to do, dry run included.
 	// It must not be nil and is called from many goroutines.
 	Decide func(*policy.Event) policy.Verdict
+	// AsksWho reports whether the judge must know who asks. Then each query is
+	// judged with its asker, and none is answered before that is known. nil
+	// is never.
+	AsksWho func() bool
 	// Record is told each verdict worth telling, after the reply, with what
 	// went wrong while answering. nil tells nobody. It must not block.
 	Record func(*policy.Event, policy.Verdict, error)

@@ -663,6 +663,35 @@ func TestListeners(t *testing.T) {
 	}
 }
 
+// A judge that must know who asks knows it each time, also of what is in the
+// cache.
+func TestAsksWho(t *testing.T) {
+	up := newUpstream(t, answerA)
+	var refuses atomic.Bool
+	p := newProxy(t, Config{
+		Upstreams: Plain(up.addr),
+		AsksWho:   func() bool { return true },
+		Asker:     func(string, netip.AddrPort) policy.Process { return policy.Process{PID: 7, Path: "/bin/evil"} },
+		Decide: func(ev *policy.Event) policy.Verdict {
+			if refuses.Load() && ev.Subject.Path == "/bin/evil" {
+				return policy.Verdict{Effect: policy.Prevent, Detection: policy.Custom}
+			}
+			return policy.Verdict{Allow: true}
+		},
+	})
+	serve(t, p, "127.0.0.1:0")
+	for _, name := range []string{"good.test.", "new.test."} {
+		refuses.Store(false)
+		if r := lookup(t, p, "good.test."); r.Rcode != dns.RcodeSuccess {
+			t.Errorf("got\n%s", r)
+		}
+		refuses.Store(true)
+		if r := lookup(t, p, name); r.Rcode != dns.RcodeNameError {
+			t.Errorf("%s: got\n%s", name, r)
+		}
+	}
+}
+
 // An unconnected resolver looks where the reply comes from.
 func TestReplyComesFromTheAddressAsked(t *testing.T) {
 	p := newProxy(t, Config{})

@@ -630,7 +630,7 @@ func (e *Engine) custom(ev *Event) (Verdict, bool) {
 	switch {
 	case j == nil:
 		return Verdict{}, false
-	case j.allow, ev.Kind == Lookup && !ev.Answer.Empty(): // judged, and told, when it was asked
+	case j.allow:
 		return Verdict{Allow: true, Rule: e.rule}, true
 	}
 	effect := j.effect

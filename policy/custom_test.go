@@ -170,6 +170,27 @@ func TestCustomEffects(t *testing.T) {
 	}
 }
 
+// Of a lookup a rule holds before it is answered and after: an answer that was
+// kept is one of then. Only who asks must be known before.
+func TestCustomLookups(t *testing.T) {
+	answered := with(lookup("a.test"), func(ev *Event) { ev.Answer.Addrs = []netip.Addr{netip.MustParseAddr("192.0.2.1")} })
+	e := uses(t, "dns", `dns.name = "a.test"`, "prevent")
+	if v := e.Decide(answered); v.Allow || v.Custom != "c" {
+		t.Errorf("got %+v", v)
+	}
+	if v := uses(t, "dns", `dns.name = "a.test"`, "alert").Decide(answered); !v.Allow || !v.Tell() {
+		t.Errorf("got %+v", v)
+	}
+	for script, want := range map[string]bool{`dns.name = "a.test" and app.id = "x"`: false, `proc.name = "x"`: true, `proc.user = "x"`: true, `proc.interactive`: true} {
+		if e := uses(t, "dns", script, "alert"); e.AsksWho() != want {
+			t.Errorf("%s: %v", script, e.AsksWho())
+		}
+	}
+	if uses(t, "processes", `proc.pname = "x"`, "alert").AsksWho() {
+		t.Error("a rule about programs asks who looks up")
+	}
+}
+
 func TestCustomFaults(t *testing.T) {
 	p := &Policy{
 		Version: 1,
