@@ -9,6 +9,8 @@
 #	docker buildx build --platform linux/amd64,linux/arm64 --target defender -t registry.example.com/defender:1 --push .
 #	podman build --platform linux/amd64,linux/arm64 --target defender --manifest defender .
 #
+# (Debian 12's podman needs --build-arg BUILDPLATFORM=linux/amd64, its own.)
+#
 # "make test-platforms" builds and runs them (internal/endtoend).
 
 ARG GO_VERSION=1.26

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -1048,6 +1049,8 @@ func (d *document) keys(n *node, known ...string) {
 	}
 }
 
+var aContainer = regexp.MustCompile(`(?i)container(s|definitions)\[\d+\]$`)
+
 // str returns a string, "" if it is absent. What the platform computes is
 // given as it stands.
 func (d *document) str(n *node, key string, required bool) string {
@@ -1058,7 +1061,14 @@ func (d *document) str(n *node, key string, required bool) string {
 	switch {
 	case v == nil || v.kind == isNull && v.tag == "":
 		if required {
-			d.at(d.data, n.start, join(n.path, key), "missing")
+			msg := "missing"
+			switch {
+			case key == "kind":
+				msg += ": it says what a manifest is, such as Deployment"
+			case strings.EqualFold(key, "name") && aContainer.MatchString(n.path):
+				msg += ": containers are told apart by their names; give it one"
+			}
+			d.at(d.data, n.start, join(n.path, key), msg)
 		}
 	case v.intrinsic():
 		return strings.Join(strings.Fields(d.editor.text(v)), " ")

@@ -44,6 +44,12 @@ func (a *app) cli() *cli.App {
 		Commands: []*cli.Command{
 			{
 				Name: "embed", Usage: "make a protected definition of one that runs an application",
+				UsageText: "defenderctl embed FORMAT FILE [flags]",
+				Description: "A file goes in and a protected one comes out; nothing else of it changes, and --remove gives it\n" +
+					"back. --diff shows what would change, --check is for CI. For example\n\n" +
+					"    defenderctl embed kubernetes deployment.yaml --defender-image IMAGE --policy policy.yaml >protected.yaml\n\n" +
+					"IMAGE is what \"docker build --target defender\" makes of the Defender's sources. Flags are in\n" +
+					"\"defenderctl embed FORMAT --help\".",
 				HideHelpCommand: true, Action: noSuchCommand, OnUsageError: usageError,
 				Subcommands: a.embedCommands(),
 			},
@@ -70,7 +76,13 @@ func usageError(c *cli.Context, err error, _ bool) error {
 
 func noSuchCommand(c *cli.Context) error {
 	if c.Args().Present() {
-		return fmt.Errorf("unknown command %q; see %q", c.Args().First(), c.App.HelpName+" --help")
+		var names []string
+		for _, known := range c.Command.Subcommands {
+			if !known.Hidden {
+				names = append(names, known.Name)
+			}
+		}
+		return fmt.Errorf("unknown command %q; there are %s", c.Args().First(), strings.Join(names, ", "))
 	}
 	return cli.ShowSubcommandHelp(c)
 }

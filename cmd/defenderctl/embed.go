@@ -90,7 +90,7 @@ func (a *app) embedCommand(f embedFormat) *cli.Command {
 		Name:      string(f.format),
 		Usage:     f.usage,
 		UsageText: command + " FILE [flags]",
-		Description: f.about + " - is standard input.\n\n" +
+		Description: f.about + "\nA FILE of - is standard input.\n\n" +
 			"    " + command + " " + f.file + " --defender-image IMAGE --policy policy.yaml\n\n" +
 			"The protected definition goes to standard output; all that is not the defender's stays\n" +
 			"as it is, to the byte. One that is protected already is brought up to date: flags left\n" +
@@ -247,7 +247,7 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 		faults.Name = name
 	}
 	if err != nil {
-		return cli.Exit(fmt.Sprintf("nothing is written: %s", strings.ReplaceAll("\n"+err.Error(), "\n", "\n  ")), exitFaults)
+		return notWritten(err)
 	}
 	if c.Bool("check") {
 		if !bytes.Equal(in, out) {
@@ -274,6 +274,28 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 		return cli.Exit(fmt.Sprintf("writing the result: %v", err), exitFaults)
 	}
 	return nil
+}
+
+// flagsFor are the flags that help with what is said about options.
+var flagsFor = [][2]string{
+	{"the defender's image is missing", "--defender-image IMAGE"},
+	{"neither a Console nor a policy is given", "--console URL or --policy FILE"},
+	{"the Console needs an enrolment token", "--token-secret NAME or --token-file FILE"},
+	{"the defender's program is missing", "--defender FILE or --defender-image IMAGE"},
+}
+
+// notWritten tells all that is wrong, each on a line, and which flag helps.
+func notWritten(err error) error {
+	text := "nothing is written:"
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		text += "\n  " + line
+		for _, f := range flagsFor {
+			if strings.Contains(line, f[0]) {
+				text += " (" + f[1] + ")"
+			}
+		}
+	}
+	return cli.Exit(text, exitFaults)
 }
 
 // embedOptions reads the flags; every fault of them is told.

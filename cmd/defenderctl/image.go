@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -83,7 +82,7 @@ func (a *app) image(c *cli.Context) error {
 		res, err = places.Embed(ctx, j)
 	}
 	if err != nil {
-		return cli.Exit(fmt.Sprintf("nothing is written: %s", strings.ReplaceAll("\n"+err.Error(), "\n", "\n  ")), exitFaults)
+		return notWritten(err)
 	}
 	if c.Bool("check") {
 		if res.Changed {

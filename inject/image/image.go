@@ -172,7 +172,9 @@ func (p *Places) open(ctx context.Context, place string) (c *content, done func(
 			c, err = fromLayout(tmp, called)
 		}
 	default:
-		c, err = p.fromRegistry(ctx, rest)
+		if err = noFile(place); err == nil {
+			c, err = p.fromRegistry(ctx, rest)
+		}
 	}
 	if err != nil {
 		done()
@@ -189,6 +191,18 @@ func named(s string) (file, called string) {
 	}
 	file, called, _ = strings.Cut(s, ":")
 	return file, called
+}
+
+// noFile refuses what is taken for an image's name and is more likely a file's.
+func noFile(place string) error {
+	info, err := os.Stat(place)
+	switch {
+	case err == nil && info.IsDir():
+		return fmt.Errorf("it is a folder here: say oci:%s, or docker://%s for a registry", place, place)
+	case err == nil || strings.HasSuffix(place, ".tar"):
+		return fmt.Errorf("it looks like a file: say docker-archive:%s or oci-archive:%s, or docker://%s for a registry", place, place, place)
+	}
+	return nil
 }
 
 func (p *Places) fromRegistry(ctx context.Context, s string) (*content, error) {

@@ -145,6 +145,8 @@ func TestLookup(t *testing.T) {
 		{"elsewhere", "", "[/entry] [serve all day] [/bash]"},
 		{host + "/windows", "", "is an image of windows"},
 		{host + "/none", "", "NAME_UNKNOWN"},
+		{"shop.tar", "", "it looks like a file: say docker-archive:shop.tar or oci-archive:shop.tar"},
+		{dir, "", "it is a folder here: say oci:" + dir},
 		{"NO:SUCH:NAME", "", "is not the name of an image"},
 		{"oci-archive:" + dir + "/none", "", "no such file"},
 		{host + "/bare", "plan9/mips", `platform "plan9/mips" is not`},

@@ -29,6 +29,9 @@ import (
 func (p *Places) write(ctx context.Context, c *content, place string) error {
 	kind, rest := kindOf(place)
 	if kind == inRegistry {
+		if err := noFile(place); err != nil {
+			return err
+		}
 		ref, err := p.reference(rest)
 		if err != nil {
 			return err

@@ -75,6 +75,7 @@ func TestDockerfile(t *testing.T) {
 		name := "appdefender-test/" + target + "-" + arch
 		podman("build", "-q", "--pull=never", "--isolation=chroot", "--network=host", "--layers", "--platform", "linux/"+arch,
 			"-v", run("go", "env", "GOMODCACHE")+":/modules:ro", "-v", run("go", "env", "GOCACHE")+":/cache",
+			"--build-arg", "BUILDPLATFORM=linux/"+runtime.GOARCH, // which this podman does not know by itself in FROM
 			"--build-arg", "GO_VERSION="+version, "--build-arg", "VERSION=1.2.3", "--target", target, "-t", name, "../..")
 		var about []struct {
 			Size         int64
