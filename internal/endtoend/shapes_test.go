@@ -145,14 +145,25 @@ func TestShapes(t *testing.T) {
 	s := newShapes(t)
 	dir := func(name string) string { return filepath.Join(s.dir, name) }
 
-	t.Run("dockerfile", func(t *testing.T) {
-		file := s.embed("dockerfile", "Dockerfile", "FROM "+s.task+"\nENTRYPOINT [\"entry.sh\"]\n")
+	const dockerfile = "FROM localhost/shapes-task:1\nENTRYPOINT [\"entry.sh\"]\n"
+	built := func(t *testing.T, appID, file string) {
+		t.Helper()
 		s.sh(`podman build -q --network host --pull=never --format docker -t localhost/shapes-built -f "$1" "$(dirname "$1")"`, file)
 		defer s.sh(`podman rmi -f localhost/shapes-built`)
-		if exit := s.sh(`e=0; podman run --rm --network host --cap-add SYS_PTRACE -e DEFENDER_TOKEN="$1" localhost/shapes-built >&2 || e=$?; echo $e`, s.tokenOf("dockerfile")); exit != "42\n" {
+		if exit := s.sh(`e=0; podman run --rm --network host --cap-add SYS_PTRACE -e DEFENDER_TOKEN="$1" localhost/shapes-built >&2 || e=$?; echo $e`, s.tokenOf(appID)); exit != "42\n" {
 			t.Errorf("exit status %s", exit)
 		}
-		s.arrived(t, "dockerfile:1")
+		s.arrived(t, appID)
+	}
+	t.Run("dockerfile", func(t *testing.T) {
+		built(t, "dockerfile:1", s.embed("dockerfile", "Dockerfile", dockerfile))
+	})
+
+	// With all that it copies, where no image of the Defender can be had.
+	t.Run("zip", func(t *testing.T) {
+		s.sh(`cd "$1"; ./defenderctl embed dockerfile Dockerfile --zip out.zip --defender "$2" --console "$3" --ca "$4" --app-id zip:1
+			python3 -m zipfile -e out.zip unzipped; chmod +x unzipped/appdefender/defender`, s.dir, filepath.Join(bin, "defender"), s.url, s.ca())
+		built(t, "zip:1", dir("unzipped/Dockerfile"))
 	})
 
 	t.Run("image", func(t *testing.T) {
