@@ -98,6 +98,9 @@ func TestListenWays(t *testing.T) {
 	for _, test := range listenWays {
 		t.Run(test.way, func(t *testing.T) {
 			t.Parallel()
+			if test.way == "mptcp" {
+				needMPTCP(t)
+			}
 			argv := []string{victim("listen"), test.way, "18080"}
 			native := run{}.native(t, append(append([]string{}, ownNetwork...), argv...)...)
 			r := run{wrap: ownNetwork, policy: networkRule(`listen: {denyPorts: ["18080"]}`)}.protected(t, argv...)

@@ -58,9 +58,9 @@ func TestVisible(t *testing.T) {
 	needRoot(t)
 	ordinary := []string{ // numbers, sizes and counts that differ from run to run
 		"Tgid", "Pid", "PPid", "NStgid", "NSpid", "NSpgid", "NSsid", "SigQ", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches",
-		"VmPeak", "VmSize", "VmHWM", "VmRSS", "VmPTE", "VmStk", "VmData", "VmLib", "RssAnon", "RssFile",
+		"VmPeak", "VmSize", "VmHWM", "VmRSS", "VmPTE", "VmStk", "VmData", "VmLib", "RssAnon", "RssFile", "RssShmem",
 	}
-	differ := []string{"CapPrm", "CapEff", "CapBnd", "Seccomp", "Seccomp_filters"}
+	differ := []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "Seccomp", "Seccomp_filters"}
 	if traced {
 		differ = append(differ, "TracerPid")
 	}

@@ -88,6 +88,7 @@ func TestExecWays(t *testing.T) {
 			if test.way == "check" && native.out == "check: EINVAL\n" {
 				t.Skip("needs Linux 6.14, for AT_EXECVE_CHECK")
 			}
+			needExec(t, native)
 			if native.out != test.native {
 				t.Errorf("alone: %q%s, want %q", native.out, native.err, test.native)
 			}
@@ -197,14 +198,25 @@ func TestExecByAnother(t *testing.T) {
 	}
 }
 
+// needExec skips a way that the kernel itself does not go: Linux 5.10 executes
+// nothing by a descriptor that is closed on exec.
+func needExec(t *testing.T, native result) {
+	t.Helper()
+	if native.out == "exec: ENOENT\n" {
+		t.Skip("this kernel does not execute it alone either")
+	}
+}
+
 // TestFileless starts a program without a file where only some may run.
 func TestFileless(t *testing.T) {
 	t.Parallel()
 	for _, way := range []string{"memfd", "memfd-proc"} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			if r := (run{}).native(t, victim("exec"), way, victim("prog-a")); r.out != "prog-a ran\n" {
-				t.Errorf("alone: %+v", r)
+			native := run{}.native(t, victim("exec"), way, victim("prog-a"))
+			needExec(t, native)
+			if native.out != "prog-a ran\n" {
+				t.Errorf("alone: %+v", native)
 			}
 			policy := allowPrograms(victim("exec"), victim("prog-a"))
 			r := run{policy: policy}.protected(t, victim("exec"), way, victim("prog-a"))

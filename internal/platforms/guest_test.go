@@ -182,7 +182,8 @@ func checkSampleTask(t *testing.T, output string) {
 	records := make(map[string]record)
 	for s := bufio.NewScanner(strings.NewReader(output)); s.Scan(); {
 		var r record
-		if strings.HasPrefix(s.Text(), "{") && json.Unmarshal([]byte(strings.TrimSpace(s.Text())), &r) == nil {
+		// What wget says has no line's end before it.
+		if _, text, ok := strings.Cut(s.Text(), `{"_id":`); ok && json.Unmarshal([]byte(`{"_id":`+strings.TrimSpace(text)), &r) == nil {
 			records[r.Msg] = r
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -165,49 +166,57 @@ func TestChangedUser(t *testing.T) {
 	servers(t)
 	img := image(t, "appdefender-test/changed", debian(t))
 	unread := "cannot be read until its next exec"
+	const script = "id -u; mkdir test || echo mkdir-refused; wget -q -O - http://yahoo.com || echo yahoo-refused; wget -q -O - http://gmail.com"
+	changes := map[string][]string{
+		"setpriv": {"setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", "sh", "-c", script},
+		"gosu":    {"gosu", "1000", "sh", "-c", script},
+		"su":      {"su", "-s", "/bin/sh", "user", "-c", script},
+	}
 	for _, tc := range []struct {
 		name, options, extra string
-		exit                 int
 		runs, said           bool
 	}{
-		{"SYS_PTRACE", "--cap-add SYS_PTRACE", "", 0, true, false},
-		{"without", "", "", 126, false, true},
-		{"without, unknown calls allowed", "", "    onUnknown: alert\n", 0, true, true},
+		{"SYS_PTRACE", "--cap-add SYS_PTRACE", "", true, false},
+		{"without", "", "", false, true},
+		{"without, unknown calls allowed", "", "    onUnknown: alert\n", true, true},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			r := container{
-				image: img, options: append([]string{"--dns", upstreamAddr, "-w", "/tmp"}, strings.Fields(tc.options)...),
-				files: map[string]string{"/policy.yaml": fmt.Sprintf(samplePolicy, "prevent") + tc.extra},
-				command: []string{"/defender", "run", "--policy", "/policy.yaml", "--container", "sample-task", "--",
-					"setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", "sh", "-c",
-					"id -u; mkdir test || echo mkdir-refused; wget -q -O - http://yahoo.com || echo yahoo-refused; wget -q -O - http://gmail.com"},
-			}.start(t)
-			if r.exit != tc.exit {
-				t.Errorf("exit status %d, want %d\n%s", r.exit, tc.exit, r.stderr)
-			}
-			if r.mentions(unread) != tc.said {
-				t.Errorf("said what is lost: %v, want %v: %+v", r.mentions(unread), tc.said, r.records)
-			}
-			if !tc.runs {
-				if r.detections() == 0 {
-					t.Errorf("refused in silence: %s", r.stderr)
+		for by, change := range changes {
+			t.Run(tc.name+"/"+by, func(t *testing.T) {
+				r := container{
+					image: img, options: append([]string{"--dns", upstreamAddr, "-w", "/tmp"}, strings.Fields(tc.options)...),
+					files: map[string]string{
+						"/policy.yaml": fmt.Sprintf(samplePolicy, "prevent") + tc.extra,
+						"/etc/shadow":  "user:*:19000:0:99999:7:::\n", // su asks whether the account holds
+					},
+					command: slices.Concat([]string{"/defender", "run", "--policy", "/policy.yaml", "--container", "sample-task", "--"}, change),
+				}.start(t)
+				if (r.exit == 0) != tc.runs {
+					t.Errorf("exit status %d, runs: %v\n%s", r.exit, tc.runs, r.stderr)
 				}
-				return
-			}
-			for _, want := range []string{"1000\n", "mkdir-refused", "yahoo-refused", "hello from gmail.com"} {
-				if !strings.Contains(r.stdout, want) {
-					t.Errorf("no %q in %q\n%s", want, r.stdout, r.stderr)
+				if r.mentions(unread) != tc.said {
+					t.Errorf("said what is lost: %v, want %v: %+v", r.mentions(unread), tc.said, r.records)
 				}
-			}
-			for _, msg := range []string{
-				"/usr/bin/mkdir launched and is explicitly denied by runtime rule. Full command: mkdir test",
-				"DNS resolution of domain name yahoo.com triggered by /usr/bin/wget explicitly denied by a runtime rule",
-			} {
-				if !r.told(msg) {
-					t.Errorf("not told: %s\n%+v", msg, r.records)
+				if !tc.runs {
+					if r.detections() == 0 {
+						t.Errorf("refused in silence: %s", r.stderr)
+					}
+					return
 				}
-			}
-		})
+				for _, want := range []string{"1000\n", "mkdir-refused", "yahoo-refused", "hello from gmail.com"} {
+					if !strings.Contains(r.stdout, want) {
+						t.Errorf("no %q in %q\n%s", want, r.stdout, r.stderr)
+					}
+				}
+				for _, msg := range []string{
+					"/usr/bin/mkdir launched and is explicitly denied by runtime rule. Full command: mkdir test",
+					"DNS resolution of domain name yahoo.com triggered by /usr/bin/wget explicitly denied by a runtime rule",
+				} {
+					if !r.told(msg) {
+						t.Errorf("not told: %s\n%+v", msg, r.records)
+					}
+				}
+			})
+		}
 	}
 }
 

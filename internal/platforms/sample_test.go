@@ -120,7 +120,7 @@ func alpineLike(t *testing.T) string {
 // bootstrapped is a minimal Debian, made once: it takes half a minute.
 var bootstrapped = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(shared, "debian")
-	args := []string{"--variant=minbase", "--include=wget,bind9-dnsutils,iproute2,procps", "bookworm", dir}
+	args := []string{"--variant=minbase", "--include=wget,bind9-dnsutils,iproute2,procps,gosu", "bookworm", dir}
 	out, err := exec.Command("debootstrap", append(args, archive()...)...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("debootstrap: %w\n%s", err, out)
