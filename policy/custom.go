@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"appdefender/policy/rules"
@@ -439,14 +440,23 @@ func (j *customJudge) looksAt(ev *Event) bool {
 }
 
 // customSet are the custom rules about one kind of event. Most are found by
-// the name, path or domain that they ask for, or ruled out by a text that a
-// command line does not have, so that a thousand of them cost little more than
-// one.
+// the name, path, domain or port that they ask for or by its beginning, or ruled
+// out by a text that a command line does not have, so that a thousand of them
+// cost little more than one.
 type customSet struct {
 	judges []customJudge // in order
 	any    []int         // of judges that have neither key nor needle, in order
 	keyed  []keyedSet
+	starts []startSet
 	within []withinSet
+}
+
+// startSet are the judges that ask for the beginning of one attribute.
+type startSet struct {
+	name    string
+	values  func(scene, int) (string, int)
+	lengths []int            // of beginnings, ascending
+	judges  map[string][]int // by beginning, in order
 }
 
 // withinSet are the judges that ask for a text within one attribute, in order.
@@ -459,9 +469,10 @@ type withinSet struct {
 
 // keyedSet are the judges that ask for one attribute.
 type keyedSet struct {
-	name   string
-	values func(scene, int) (string, int)
-	judges map[string][]int // by value, in order
+	name    string
+	values  func(scene, int) (string, int) // nil: it is an integer
+	integer func(scene) int
+	judges  map[string][]int // by value, in order
 }
 
 // newCustomSets sorts judges by the kind of event.
@@ -484,7 +495,8 @@ func (set *customSet) add(j customJudge) {
 	i := slices.IndexFunc(set.keyed, func(k keyedSet) bool { return k.name == name })
 	if i < 0 {
 		i = len(set.keyed)
-		set.keyed = append(set.keyed, keyedSet{name: name, values: attributesOf(j.kind)[name].Strings, judges: make(map[string][]int)})
+		attr := attributesOf(j.kind)[name].Attribute
+		set.keyed = append(set.keyed, keyedSet{name: name, values: attr.Strings, integer: attr.Integer, judges: make(map[string][]int)})
 	}
 	for _, key := range keys {
 		if list := set.keyed[i].judges[key]; len(list) == 0 || list[len(list)-1] != n {
@@ -495,9 +507,13 @@ func (set *customSet) add(j customJudge) {
 
 // addWithin adds judge n, which has no key.
 func (set *customSet) addWithin(n int, j customJudge) {
-	name, text, ok := j.rule.Needle()
-	if !ok {
+	name, text, start, ok := j.rule.Needle()
+	switch {
+	case !ok:
 		set.any = append(set.any, n)
+		return
+	case start:
+		set.addStart(n, j.kind, name, text)
 		return
 	}
 	i := slices.IndexFunc(set.within, func(w withinSet) bool { return w.name == name })
@@ -507,6 +523,34 @@ func (set *customSet) addWithin(n int, j customJudge) {
 	}
 	w := &set.within[i]
 	w.judge, w.text = append(w.judge, n), append(w.text, text)
+}
+
+// addStart adds judge n, which asks for the beginning of an attribute.
+func (set *customSet) addStart(n int, kind Kind, name, text string) {
+	i := slices.IndexFunc(set.starts, func(s startSet) bool { return s.name == name })
+	if i < 0 {
+		i = len(set.starts)
+		set.starts = append(set.starts, startSet{name: name, values: attributesOf(kind)[name].Strings, judges: make(map[string][]int)})
+	}
+	s := &set.starts[i]
+	s.judges[text] = append(s.judges[text], n)
+	if at, found := slices.BinarySearch(s.lengths, len(text)); !found {
+		s.lengths = slices.Insert(s.lengths, at, len(text))
+	}
+}
+
+// first returns the first judge of s that holds, or best if that comes before
+// it.
+func (s *startSet) first(set *customSet, of scene, best int) int {
+	for value, next := s.values(of, 0); next >= 0; value, next = s.values(of, next) {
+		for _, n := range s.lengths {
+			if n > len(value) {
+				break
+			}
+			best = set.search(s.judges[value[:n]], of, best)
+		}
+	}
+	return best
 }
 
 // pairs are the bytes that follow each other in a value: a bit for each two. A
@@ -587,11 +631,19 @@ func (w *withinSet) first(set *customSet, s scene, best int) int {
 // first returns the first judge that holds, or nil.
 func (set *customSet) first(s scene) *customJudge {
 	best := set.search(set.any, s, len(set.judges))
+	for i := range set.starts {
+		best = set.starts[i].first(set, s, best)
+	}
 	for i := range set.within {
 		best = set.within[i].first(set, s, best)
 	}
 	for i := range set.keyed {
 		k := &set.keyed[i]
+		if k.values == nil {
+			var buf [20]byte
+			best = set.search(k.judges[string(strconv.AppendInt(buf[:0], int64(k.integer(s)), 10))], s, best)
+			continue
+		}
 		for value, next := k.values(s, 0); next >= 0; value, next = k.values(s, next) {
 			best = set.search(k.judges[value], s, best)
 		}

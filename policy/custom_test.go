@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -319,6 +320,80 @@ func TestManyTexts(t *testing.T) {
 		if v := e.Decide(c.ev); v.Custom != c.want {
 			t.Errorf("%+v: got %q, want %q", c.ev, v.Custom, c.want)
 		}
+	}
+}
+
+// However a rule is found, the first that holds is the first of all.
+func TestIndexes(t *testing.T) {
+	words := list("a", "b", "ab", "abc", "-l", "1", "8", "80", "/", "/a", "/ab", "/b/", ".test", "x", "")
+	kinds := map[string][]string{
+		"processes":        list("proc.name", "proc.path", "proc.cmdline", "proc.args", "proc.ancestors"),
+		"filesystem":       list("file.path", "file.dir", "file.name"),
+		"network-outgoing": list("net.outgoing_port", "net.name", "proc.name"),
+		"dns":              list("dns.name", "dns.type"),
+	}
+	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same each time
+	pick := func(list []string) string { return list[r.IntN(len(list))] }
+	scripts := func(kind string) string {
+		var parts []string
+		for range 1 + r.IntN(3) {
+			attribute := pick(kinds[kind])
+			op, value := pick(list("=", "=", "!=", "startswith", "contains", "contains", "in")), fmt.Sprintf("%q", pick(words))
+			if attribute == "net.outgoing_port" {
+				op, value = pick(list("=", "in", "<")), pick(list("1", "8", `"80"`, "443"))
+			}
+			if op == "in" {
+				value = "(" + value + ", " + value + ")"
+			}
+			part := attribute + " " + op + " " + value
+			if r.IntN(4) == 0 {
+				part = "not (" + part + ")"
+			}
+			parts = append(parts, part)
+		}
+		return strings.Join(parts, pick(list(" and ", " or ", " and ")))
+	}
+	path := func() string { return "/" + strings.Join(list(pick(words), pick(words)), "/") }
+	held := 0
+	for kind := range kinds {
+		var all []string
+		for range 300 {
+			all = append(all, scripts(kind))
+		}
+		for range 100 {
+			p := &Policy{Version: 1, Rules: []Rule{{Name: "r"}}}
+			for i := range 40 {
+				name := fmt.Sprint(i)
+				p.CustomRules = append(p.CustomRules, CustomRule{Name: name, Type: kind, Script: pick(all)})
+				p.Rules[0].Custom = append(p.Rules[0].Custom, CustomRef{Rule: name, Effect: "alert"})
+			}
+			e, err := Compile(p, Workload{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ev := map[string]*Event{
+				"processes":        below(command(path(), pick(words), pick(words)), path()),
+				"filesystem":       pair("rename", path(), path()),
+				"network-outgoing": with(below(outbound("192.0.2.1:"+pick(list("1", "8", "80", "7"))), path()), func(ev *Event) { ev.Name = pick(words) }),
+				"dns":              with(lookup(pick(words)+pick(words)), func(ev *Event) { ev.QType = pick(words) }),
+			}[kind]
+			s := scene{ev: ev, w: &e.workload, domain: foldDomain(ev.Domain)}
+			set := &e.customs[ev.Kind]
+			want := slices.IndexFunc(set.judges, func(j customJudge) bool { return j.looksAt(ev) && j.rule.Matches(s) })
+			got := -1
+			if j := set.first(s); j != nil {
+				got = slices.IndexFunc(set.judges, func(k customJudge) bool { return k.name == j.name })
+			}
+			if got != want {
+				t.Fatalf("%+v: rule %d, want %d of\n%+v", ev, got, want, p.CustomRules)
+			}
+			if want > 0 {
+				held++
+			}
+		}
+	}
+	if held < 100 {
+		t.Errorf("only %d times another than the first held", held)
 	}
 }
 

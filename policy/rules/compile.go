@@ -508,19 +508,34 @@ func (c *compiler[E]) keys(n *node) keys {
 			return keys{}
 		}
 		k := keys{attribute: attribute.value.text}
+		integer := c.schema.Attributes[k.attribute].Type == Integer
 		for _, v := range values {
-			if v.op != "value" || v.value.kind != str {
+			text := v.value.text
+			if v.op != "value" || v.value.kind == word || v.value.kind != str && !integer {
 				return keys{}
 			}
-			k.values = append(k.values, v.value.text)
+			if integer { // as it is written shortest
+				n, err := strconv.Atoi(text)
+				if err != nil {
+					return keys{}
+				}
+				text = strconv.Itoa(n)
+			}
+			k.values = append(k.values, text)
 		}
 		return k
-	case "and": // any of the parts will do
+	case "and": // any of the parts will do, a text better than a number
+		var best keys
 		for _, part := range n.args {
-			if k := c.keys(part); k.attribute != "" {
+			k := c.keys(part)
+			if k.attribute != "" && c.schema.Attributes[k.attribute].Type == String {
 				return k
 			}
+			if best.attribute == "" {
+				best = k
+			}
 		}
+		return best
 	case "or": // all of them are needed, of one attribute
 		k := c.keys(n.args[0])
 		for _, part := range n.args[1:] {
@@ -535,35 +550,40 @@ func (c *compiler[E]) keys(n *node) keys {
 	return keys{}
 }
 
-// keyed reports whether a node is a String attribute.
+// keyed reports whether a node is a String or Integer attribute.
 func (c *compiler[E]) keyed(n *node) bool {
 	if n.op != "value" || n.value.kind != word {
 		return false
 	}
 	a, ok := c.schema.Attributes[n.value.text]
-	return ok && a.Type == String
+	return ok && (a.Type == String || a.Type == Integer)
 }
 
 // needle is a text that must be within a value of an attribute.
 type needle struct {
 	attribute string // "" if nothing is known
 	text      string
+	start     bool // at its beginning
 }
 
-// needle finds the longest needle of a condition that was compiled.
+// needle finds the needle of a condition that was compiled which tells the
+// most: one at a beginning, or else the longest.
 func (c *compiler[E]) needle(n *node) (best needle) {
 	switch n.op {
-	case "contains":
+	case "contains", "startswith":
 		left, right := n.args[0], n.args[1]
-		if left.op != "value" || left.value.kind != word || right.op != "value" || right.value.kind != str || len(right.value.text) < 2 {
+		if left.op != "value" || left.value.kind != word || right.op != "value" || right.value.kind != str {
 			return best
 		}
-		if a, ok := c.schema.Attributes[left.value.text]; ok && (a.Type == String || a.Type == Command) {
-			best = needle{left.value.text, right.value.text}
+		found := needle{left.value.text, right.value.text, n.op == "startswith"}
+		a, ok := c.schema.Attributes[found.attribute]
+		if ok && (a.Type == String && found.start || (a.Type == String || a.Type == Command) && !found.start && len(found.text) > 1) {
+			best = found
 		}
 	case "and": // any of the parts will do
 		for _, part := range n.args {
-			if more := c.needle(part); len(more.text) > len(best.text) {
+			more := c.needle(part)
+			if more.attribute != "" && (best.attribute == "" || more.start && !best.start || more.start == best.start && len(more.text) > len(best.text)) {
 				best = more
 			}
 		}

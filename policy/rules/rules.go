@@ -88,19 +88,19 @@ type Rule[E any] struct {
 	part  needle
 }
 
-// Keys returns a String attribute and values of it of which an event must have
-// one for the condition to hold. Without them ok is false: any event may do.
-// With many rules, it tells which of them are worth to be evaluated.
+// Keys returns a String or Integer attribute and values of it of which an event
+// must have one for the condition to hold. Without them ok is false: any event
+// may do. With many rules, it tells which of them are worth to be evaluated.
 func (r *Rule[E]) Keys() (attribute string, values []string, ok bool) {
 	return r.keys.attribute, r.keys.values, r.keys.attribute != ""
 }
 
-// Needle returns an attribute, a String or a Command, and a text of two bytes
-// or more that must be within one of its values for the condition to hold.
-// Without one ok is false. It is for long values, of which a look tells what
-// cannot be within them.
-func (r *Rule[E]) Needle() (attribute, text string, ok bool) {
-	return r.part.attribute, r.part.text, r.part.attribute != ""
+// Needle returns an attribute and a text that one of its values must have in it
+// for the condition to hold, at its beginning if start is true. Without one ok
+// is false. With start it is a String, and otherwise a String or a Command, and
+// the text has two bytes or more.
+func (r *Rule[E]) Needle() (attribute, text string, start, ok bool) {
+	return r.part.attribute, r.part.text, r.part.start, r.part.attribute != ""
 }
 
 // Matches reports whether the condition holds for e.

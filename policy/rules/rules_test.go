@@ -227,6 +227,36 @@ func TestUses(t *testing.T) {
 	}
 }
 
+// A rule holds for no event that does not have its needle.
+func TestNeedles(t *testing.T) {
+	for _, c := range []struct{ script, want string }{
+		{`name contains "sh"`, "name: sh"},
+		{`cmd contains "-l 8"`, "cmd: -l 8"},
+		{`cmd contains "l"`, ""}, // one byte
+		{`name startswith "s"`, "name: ^s"},
+		{`cmd startswith "sh"`, ""},
+		{`name contains "abc" and path startswith "/" and tty`, "path: ^/"},
+		{`name contains "abc" and path contains "abcd"`, "path: abcd"},
+		{`name contains "abc" or path contains "abcd"`, ""},
+		{`not name contains "abc"`, ""},
+		{`port contains "80"`, ""},
+		{`name contains path`, ""},
+		{`"abc" contains name`, ""},
+	} {
+		rule, err := Compile(c.script, schema)
+		if err != nil {
+			t.Fatalf("%s: %v", c.script, err)
+		}
+		got := ""
+		if attribute, text, start, ok := rule.Needle(); ok {
+			got = attribute + ": " + map[bool]string{true: "^"}[start] + text
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", c.script, got, c.want)
+		}
+	}
+}
+
 // A rule holds for no event that has none of its keys.
 func TestKeys(t *testing.T) {
 	for _, c := range []struct{ script, want string }{
@@ -245,7 +275,10 @@ func TestKeys(t *testing.T) {
 		{`name = path`, ""},
 		{`kind = elf`, ""},
 		{`cmd = "a"`, ""},
-		{`port in (1)`, ""},
+		{`port in (1, "07")`, "port: 1 7"},
+		{`port = 5 and path contains "b"`, "port: 5"},
+		{`port != 5`, ""},
+		{`(port = 1 and name = "a") or name = "b"`, "name: a b"},
 	} {
 		rule, err := Compile(c.script, schema)
 		if err != nil {
