@@ -168,7 +168,7 @@ func (b *bench) variant(name string) (variant, error) {
 		if err := b.buildRunsc(); err != nil {
 			return v, err
 		}
-		v.wrap = []string{b.path("runsc"), "--root", b.path("runsc.root"), "--network=host", "--platform=systrap", "--ignore-cgroups", "do"}
+		v.wrap = []string{b.path("runsc"), "--root", b.path("runsc.root"), "--network=none", "--platform=systrap", "--ignore-cgroups", "do"}
 	}
 	if len(v.wrap) > 0 {
 		if _, err := exec.LookPath(v.wrap[0]); err != nil {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // judgeRows take the results of benchmarks that lie beside what they measure.
@@ -35,6 +36,8 @@ func judgeRows() []row {
 func (b *bench) goBenchmark(pkg, pattern, metric string, more bool, scale float64) (float64, error) {
 	cmd := exec.CommandContext(b.ctx, "go", "test", "-buildvcs=false", "-timeout", "1h", "-run", "^$", "-bench", pattern, pkg)
 	cmd.Env = append(os.Environ(), "STORE_AUDITS=10000000", "TMPDIR="+b.dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // the test as well
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return 0, fmt.Errorf("benchmark of %s: %w: %s", pkg, err, lastLine(out))
