@@ -41,7 +41,7 @@ RUN cross=; own=$(dpkg --print-architecture); arch=${TARGETARCH:-$own} \
 ARG VERSION=dev
 RUN case ${TARGETARCH:-$(dpkg --print-architecture)} in amd64) cpu=x86_64 ;; arm64) cpu=aarch64 ;; esac \
 	&& GOARCH=$TARGETARCH CGO_ENABLED=1 CC=$cpu-linux-gnu-gcc PKG_CONFIG_LIBDIR=/usr/lib/$cpu-linux-gnu/pkgconfig \
-	go build -trimpath -tags netgo,osusergo \
+	go build -trimpath -tags netgo,osusergo,urfave_cli_no_docs \
 	-ldflags "-s -w -linkmode external -extldflags -static -X main.version=${VERSION}" \
 	-o /defender ./cmd/defender
 

@@ -26,7 +26,7 @@ help: ## this list
 BENCH_PACKAGES := $(BUILD_PACKAGES) make strace tini dumb-init git curl python3-minimal nginx wrk redis-server \
 	postgresql dnsperf dnsmasq-base unbound util-linux
 
-STATIC := -trimpath -tags netgo,osusergo -ldflags '-s -w -linkmode external -extldflags -static -X main.version=$(VERSION)'
+STATIC := -trimpath -tags netgo,osusergo,urfave_cli_no_docs -ldflags '-s -w -linkmode external -extldflags -static -X main.version=$(VERSION)'
 ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross libseccomp-dev:arm64
 
 .PHONY: build

@@ -43,7 +43,7 @@ type Config struct {
 type Queue struct {
 	src     *Source
 	trouble func(error)
-	records chan Record
+	records chan *Record // pointers: room for the records themselves would be 5 MB that every start pays for
 	lost    atomic.Uint64
 	allLost atomic.Uint64
 }
@@ -59,7 +59,7 @@ func NewQueue(conf Config) *Queue {
 	return &Queue{
 		src:     conf.Source,
 		trouble: conf.Trouble,
-		records: make(chan Record, conf.Size),
+		records: make(chan *Record, conf.Size),
 	}
 }
 
@@ -67,7 +67,7 @@ func NewQueue(conf Config) *Queue {
 // counted, and before the next record comes one that says how many are missing.
 func (q *Queue) Add(r Record) {
 	select {
-	case q.records <- r:
+	case q.records <- &r:
 	default:
 		q.lost.Add(1)
 		q.allLost.Add(1)
@@ -135,7 +135,7 @@ func (w *writer) run(ctx context.Context) {
 	for {
 		select {
 		case r := <-w.queue.records:
-			w.take(r)
+			w.take(*r)
 		case <-timer.C:
 			// With records waiting, theirs are the times that count: when we
 			// are late, a retry that is still queued must find its first.
@@ -160,7 +160,7 @@ func (w *writer) flush() {
 	for range cap(w.queue.records) {
 		select {
 		case r := <-w.queue.records:
-			w.take(r)
+			w.take(*r)
 			continue
 		default:
 		}

@@ -25,6 +25,13 @@ func (p *Proxy) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	if err != nil {
 		return err
 	}
+	// Room is made when somebody asks: most doors are never knocked at.
+	if err := raw.Read(func(fd uintptr) bool {
+		_, _, err := syscall.Recvfrom(int(fd), nil, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return !errors.Is(err, syscall.EAGAIN)
+	}); err != nil {
+		return err
+	}
 	var (
 		msgs    = sys.NewDatagrams(batch, maxUDPQuery)
 		w       = p.newWorker()

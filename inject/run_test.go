@@ -84,7 +84,7 @@ func build(t *testing.T, pkg string, cgo bool) string {
 	args := []string{"build", "-trimpath", "-o", out}
 	env := "CGO_ENABLED=0"
 	if cgo {
-		args = append(args, "-tags", "netgo,osusergo", "-ldflags", "-s -w -linkmode external -extldflags -static")
+		args = append(args, "-tags", "netgo,osusergo,urfave_cli_no_docs", "-ldflags", "-s -w -linkmode external -extldflags -static")
 		env = "CGO_ENABLED=1"
 	}
 	cmd := exec.Command("go", append(args, pkg)...)

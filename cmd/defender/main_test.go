@@ -78,7 +78,7 @@ func build(dir string) error {
 		})
 	}
 	g.Go(func() error {
-		c := exec.Command("go", "build", "-trimpath", "-tags", "netgo,osusergo",
+		c := exec.Command("go", "build", "-trimpath", "-tags", "netgo,osusergo,urfave_cli_no_docs",
 			"-ldflags", "-s -w -linkmode external -extldflags -static", "-o", filepath.Join(dir, "defender"), ".")
 		c.Env = append(os.Environ(), "CGO_ENABLED=1")
 		out, err := c.CombinedOutput()

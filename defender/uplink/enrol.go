@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"path/filepath"
-	"regexp"
+	"strings"
 
 	"appdefender/wire"
 )
@@ -88,11 +88,18 @@ func (u *Uplink) forget() {
 	u.enrolment.Credential = ""
 }
 
-// The Console's own, but they go into paths, headers and record ids.
-var (
-	instanceForm   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-	credentialForm = regexp.MustCompile(`^[!-~]{1,1000}$`)
-)
+// usable reports whether what the Console gave fits into paths, headers and
+// record ids.
+func usable(got *wire.Enrolled) bool {
+	inID := func(c rune) bool {
+		return c == '_' || c == '-' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+	}
+	visible := func(c rune) bool { return '!' <= c && c <= '~' }
+	consists := func(s string, max int, of func(rune) bool) bool {
+		return s != "" && len(s) <= max && strings.IndexFunc(s, func(c rune) bool { return !of(c) }) < 0
+	}
+	return consists(got.Instance, 64, inID) && consists(got.Credential, 1000, visible) && len(got.PolicyKey) == ed25519.PublicKeySize
+}
 
 // enrol makes us a new instance.
 func (u *Uplink) enrol(ctx context.Context) error {
@@ -107,8 +114,7 @@ func (u *Uplink) enrol(ctx context.Context) error {
 	if _, err := u.client.call(ctx, request{method: http.MethodPost, path: []string{"enrol"}, body: body}, &got); err != nil {
 		return err
 	}
-	if !instanceForm.MatchString(got.Instance) || !credentialForm.MatchString(got.Credential) ||
-		len(got.PolicyKey) != ed25519.PublicKeySize {
+	if !usable(&got) {
 		return errors.New("the Console's answer has no usable instance, credential and policy key")
 	}
 	e := enrolment{

@@ -134,7 +134,7 @@ func (b *bench) build(program string) error {
 }
 
 func buildDefender(ctx context.Context, to string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-tags", "netgo,osusergo",
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-tags", "netgo,osusergo,urfave_cli_no_docs",
 		"-ldflags", "-s -w -linkmode external -extldflags -static", "-o", to, "appdefender/cmd/defender")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -63,6 +67,40 @@ func TestCallsPerEvent(t *testing.T) {
 		if got > most {
 			t.Errorf("%s: %.2f system calls an event, more than %v", call, got, most)
 		}
+	}
+}
+
+// TestStart has the collector tell of itself: a start that makes it run, at
+// 4 MiB, costs the target milliseconds.
+func TestStart(t *testing.T) {
+	b := guarded(t)
+	v, err := b.variant("notify")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := b.command(v, b.path("true"))
+	var told bytes.Buffer
+	cmd.Stderr = &told
+	cmd.Env = append(cmd.Environ(), "GODEBUG=gctrace=1,inittrace=1")
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v\n%s", err, told.String())
+	}
+	if !strings.Contains(told.String(), "init runtime @") {
+		t.Fatalf("nothing is told: %s", told.String())
+	}
+	collected := regexp.MustCompile(`(?m)^gc \d.*`)
+	if line := collected.FindString(told.String()); line != "" {
+		t.Errorf("the collector ran: %s", line)
+	}
+	var all int
+	for _, m := range regexp.MustCompile(`(?m)^init .* (\d+) bytes, `).FindAllStringSubmatch(told.String(), -1) {
+		n, _ := strconv.Atoi(m[1])
+		all += n
+	}
+	const most = 500 << 10
+	t.Logf("%d bytes are made by package initializers", all)
+	if all > most {
+		t.Errorf("package initializers make %d bytes, more than %d:\n%s", all, most, told.String())
 	}
 }
 

@@ -48,7 +48,7 @@ func build(dir string) error {
 		{"../../cmd/defender", "1", "-s -w -linkmode external -extldflags -static"},
 		{"../../cmd/console", "0", "-s -w"},
 	} {
-		c := exec.Command("go", "build", "-trimpath", "-tags", "netgo,osusergo", "-ldflags", b.flags, "-o", dir+"/", b.pkg)
+		c := exec.Command("go", "build", "-trimpath", "-tags", "netgo,osusergo,urfave_cli_no_docs", "-ldflags", b.flags, "-o", dir+"/", b.pkg)
 		c.Env = append(os.Environ(), "CGO_ENABLED="+b.cgo)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("building %s: %w\n%s", b.pkg, err, out)

@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 // build builds the static defender once.
 var build = sync.OnceValues(func() (string, error) {
 	bin := filepath.Join(shared, "defender")
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "netgo,osusergo", "-ldflags",
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "netgo,osusergo,urfave_cli_no_docs", "-ldflags",
 		"-s -w -linkmode external -extldflags -static", "-o", bin, "../../cmd/defender")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
