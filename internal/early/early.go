@@ -69,8 +69,8 @@ func Family() []int {
 	return pids
 }
 
-// WipeEnvironment overwrites the values of our own variables in the
-// environment block that /proc/PID/environ shows. [os.Getenv] keeps working.
+// WipeEnvironment overwrites the values of our own variables in this process's
+// memory. /proc/PID/environ never shows them. [os.Getenv] keeps working.
 func WipeEnvironment() { C.early_wipe_environment() }
 
 // InterruptSignal ends a blocking system call of one of our threads, once

@@ -90,7 +90,7 @@ extern struct early *early_page;
 // Keeps signals that Go does not catch from ending us, once Go has started.
 void early_catch_signals(void);
 
-// Overwrites the values of our own variables in the environment block.
+// Overwrites this process's copy of the values of our own variables.
 void early_wipe_environment(void);
 
 #endif

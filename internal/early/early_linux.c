@@ -561,6 +561,24 @@ static void fork_probes(pid_t self)
 	}
 }
 
+// Puts the values of our own variables elsewhere, before there is another
+// process of ours: what is wiped there only when it comes to run may be read
+// until then, with CAP_PERFMON from Linux 6.17 on although it is not dumpable
+// (kernel/fork.c, may_access_mm).
+static void hide_environment(void)
+{
+	char **p;
+
+	for (p = our_envp; *p; p++) {
+		char *copy;
+
+		if (strncmp(*p, OURS, strlen(OURS)) != 0 || !(copy = strdup(*p)))
+			continue;
+		explicit_bzero(*p, strlen(*p));
+		*p = copy;
+	}
+}
+
 // Start-up of every program that links this package; it acts only on "run",
 // and on "check", which has nothing but probes.
 __attribute__((constructor)) static void early(int argc, char **argv, char **envp)
@@ -574,6 +592,7 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 		return;
 	our_argv = argv;
 	our_envp = envp;
+	hide_environment();
 	early_page = mmap(NULL, sizeof *early_page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (early_page == MAP_FAILED) {
 		early_page = NULL;
