@@ -94,7 +94,7 @@ func TestDeath(t *testing.T) {
 				if strings.Contains(res.out, "ENOSYS") || !strings.HasSuffix(res.out, "done\n") {
 					t.Errorf("round %d: %s", i, res.out)
 				} else if res.out != "ready\ndone\n" {
-					t.Logf("round %d: %s", i, res.out)
+					t.Errorf("round %d: a call failed: %s", i, res.out)
 				}
 			}
 		})

@@ -11,6 +11,7 @@
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -31,6 +32,10 @@
 #endif
 #ifndef SECCOMP_USER_NOTIF_FLAG_CONTINUE
 #define SECCOMP_USER_NOTIF_FLAG_CONTINUE (1UL << 0)
+#endif
+
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
 #endif
 
 #define OURS "DEFENDER_" // how the names of our own environment variables begin
@@ -300,17 +305,52 @@ static void end_everything(void)
 	}
 }
 
+static int pidfd_open(pid_t pid, unsigned flags)
+{
+	return (int)syscall(SYS_pidfd_open, pid, flags);
+}
+
+// Whether the supervisor made a call before it was killed, and could not note
+// it: then the socket is connected, or bound, and the kernel would fail a
+// second time.
+static int made(const struct seccomp_notif *n)
+{
+	struct sockaddr_storage name;
+	socklen_t len = sizeof name, size = sizeof(int);
+	int pidfd, fd, type = 0, yes = 0;
+
+	if (n->data.nr != SYS_connect && n->data.nr != SYS_bind)
+		return 0;
+	pidfd = pidfd_open((pid_t)n->pid, O_EXCL); // PIDFD_THREAD
+	if (pidfd < 0)
+		pidfd = pidfd_open((pid_t)n->pid, 0); // before Linux 6.9, of a first thread
+	fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, (int)n->data.args[0], 0);
+	if (fd >= 0 && getsockname(fd, (struct sockaddr *)&name, &len) == 0 &&
+	    (name.ss_family == AF_INET || name.ss_family == AF_INET6) &&
+	    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0) {
+		if (n->data.nr == SYS_bind)
+			yes = ((struct sockaddr_in *)&name)->sin_port != 0; // where IPv6 has it, too
+		else
+			yes = type == SOCK_STREAM && getpeername(fd, (struct sockaddr *)&name, &len) == 0;
+	}
+	if (fd >= 0)
+		close(fd);
+	if (pidfd >= 0)
+		close(pidfd);
+	return yes;
+}
+
 // Lets a call run in the kernel, or returns what was already done for it.
-static void let_continue(int listener, uint64_t id, const struct early_result *done)
+static void let_continue(int listener, const struct seccomp_notif *n, const struct early_result *done)
 {
 	struct seccomp_notif_resp resp;
 
 	memset(&resp, 0, sizeof resp);
-	resp.id = id;
+	resp.id = n->id;
 	if (done && done->performed) {
 		resp.error = done->error;
 		resp.val = done->value;
-	} else {
+	} else if (!done || !made(n)) {
 		resp.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
 	}
 	ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &resp);
@@ -328,10 +368,10 @@ static int let_everything_pass(int listener, const sigset_t *all)
 	int i, status, pid, sig;
 
 	for (i = 0; i < EARLY_SLOTS; i++) {
-		uint64_t id = *(volatile uint64_t *)early_page->slots[i];
+		struct seccomp_notif *n = (struct seccomp_notif *)early_page->slots[i];
 
-		if (id)
-			let_continue(listener, id, (struct early_result *)(early_page->slots[i] + EARLY_RESULT_AT));
+		if (n->id)
+			let_continue(listener, n, (struct early_result *)(early_page->slots[i] + EARLY_RESULT_AT));
 	}
 	for (;;) {
 		while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0)
@@ -346,7 +386,7 @@ static int let_everything_pass(int listener, const sigset_t *all)
 			continue;
 		memset(buffer, 0, sizeof buffer);
 		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, buffer) == 0)
-			let_continue(listener, *(uint64_t *)buffer, NULL);
+			let_continue(listener, (struct seccomp_notif *)buffer, NULL);
 	}
 }
 
@@ -365,11 +405,6 @@ static int receive_listener(int sock)
 		return -1;
 	memcpy(&fd, CMSG_DATA(c), sizeof fd);
 	return fd;
-}
-
-static int pidfd_open(pid_t pid)
-{
-	return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
 // Holds nothing open that the target may want to see closed.
@@ -400,7 +435,7 @@ static void watch(pid_t guardian, int sock)
 	int i, open;
 
 	close_all_but(sock);
-	dead[0].fd = pidfd_open(guardian);
+	dead[0].fd = pidfd_open(guardian, 0);
 	if (dead[0].fd < 0)
 		_exit(0); // gVisor, where the supervisor is a tracer: the kernel does our work
 	setsid();
@@ -410,7 +445,7 @@ static void watch(pid_t guardian, int sock)
 	while (!early_page->supervisor && poll(dead, 1, 1) == 0)
 		;
 	if (early_page->supervisor)
-		dead[1].fd = pidfd_open(early_page->supervisor);
+		dead[1].fd = pidfd_open(early_page->supervisor, 0);
 	for (i = 0; i < 2; i++)
 		while (dead[i].fd >= 0 && poll(&dead[i], 1, -1) < 0)
 			;
@@ -427,7 +462,7 @@ static void watch(pid_t guardian, int sock)
 		if (!n->id)
 			continue;
 		if (open)
-			let_continue(call.fd, n->id, (struct early_result *)(early_page->slots[i] + EARLY_RESULT_AT));
+			let_continue(call.fd, n, (struct early_result *)(early_page->slots[i] + EARLY_RESULT_AT));
 		else if (n->pid > 1)
 			kill((pid_t)n->pid, SIGKILL);
 	}
@@ -440,7 +475,7 @@ static void watch(pid_t guardian, int sock)
 		if (!(call.revents & POLLIN) || ioctl(call.fd, SECCOMP_IOCTL_NOTIF_RECV, n) != 0)
 			continue;
 		if (open)
-			let_continue(call.fd, n->id, NULL);
+			let_continue(call.fd, n, NULL);
 		else if (n->pid > 1)
 			kill((pid_t)n->pid, SIGKILL);
 	}
