@@ -25,7 +25,7 @@ type records struct {
 // readRecords reads the databases if a rule of e asks for them. trust is when
 // the target started, zero before that.
 func (d *Defender) readRecords(e *policy.Engine, trust time.Time) {
-	if !e.Needs().Has(policy.NeedPackages) {
+	if !(e.Needs() | d.learnt()).Has(policy.NeedPackages) {
 		return
 	}
 	d.records.once.Do(func() {
@@ -46,7 +46,10 @@ type examined struct {
 
 // examine finds out what rules ask about the content of a program's file.
 func (d *Defender) examine(e *supervisor.Executable) any {
-	needs := d.engine.Load().Needs() & (policy.NeedPackages | policy.NeedProgramContent)
+	needs := d.asked() & (policy.NeedPackages | policy.NeedProgramContent | policy.NeedProgramMalware)
+	if !e.Changed().After(d.started) && !needs.Has(policy.NeedProgramMalware) {
+		needs &^= policy.NeedProgramContent // what the image holds was put there
+	}
 	if needs == 0 {
 		return nil
 	}
@@ -100,8 +103,8 @@ const maxContents = 1 << 30
 // contentsOf is what the contents of a file are remembered by.
 type contentsOf struct{}
 
-// contents reads what a file holds. What the image holds was put there, so of
-// that only the digests count. There is no grace: what an entry point writes at
+// contents reads what a file holds, of what the image holds the digests alone:
+// it was put there. There is no grace: what an entry point writes at
 // the start was told of as well.
 func (d *Defender) contents(e *supervisor.Executable) (policy.Contents, error) {
 	if e.Size() > maxContents {

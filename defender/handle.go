@@ -78,12 +78,14 @@ func (d *Defender) needs(n policy.Needs) func() bool {
 }
 
 // asked is what the rule asks about, and what is learned.
-func (d *Defender) asked() policy.Needs {
-	n := d.engine.Load().Needs()
-	if d.learn != nil {
-		n |= d.learn.needs
+func (d *Defender) asked() policy.Needs { return d.engine.Load().Needs() | d.learnt() }
+
+// learnt is what is found out for what is learned.
+func (d *Defender) learnt() policy.Needs {
+	if d.learn == nil {
+		return 0
 	}
-	return n
+	return d.learn.needs
 }
 
 // settle replies, and records what happened.
@@ -158,9 +160,12 @@ func (d *Defender) describe(c *supervisor.Call) policy.Event {
 // inform finds out what the rule asks about beyond the call itself. What cannot
 // be had is said to be unsure.
 func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
-	needs := d.asked()
-	if needs&(policy.NeedSubject|policy.NeedAncestry|policy.NeedUser|policy.NeedCommand) != 0 {
+	needs := d.engine.Load().NeedsFor(ev) | d.learnt()
+	switch {
+	case needs&(policy.NeedAncestry|policy.NeedUser|policy.NeedCommand) != 0:
 		ev.Subject = proc.Describe(c.PID())
+	case needs.Has(policy.NeedSubject):
+		ev.Subject = proc.Brief(c.PID())
 	}
 	var err error
 	if needs.Has(policy.NeedInteractive) {
@@ -202,7 +207,7 @@ const startGrace = 10 * time.Second
 func (d *Defender) file(f *supervisor.File) policy.File {
 	return policy.File{
 		Path: f.Path, Typed: f.Typed, Op: f.Op, To: f.To,
-		Type: f.Type, Image: !f.Born.IsZero() && f.Born.Before(d.started.Add(startGrace)),
+		Type: f.Type, Image: !f.Born.IsZero() && f.Born.Before(d.started),
 	}
 }
 
@@ -250,6 +255,7 @@ func (d *Defender) recheck(ev *policy.Event) func(*supervisor.Program) bool {
 	}
 	return func(p *supervisor.Program) bool {
 		loaded := policy.Event{Kind: policy.Launch, Subject: ev.Subject, Program: d.program(p)}
+		loaded.Program.Main = ev.Program.Main
 		return d.decide(&loaded).Allow
 	}
 }

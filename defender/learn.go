@@ -59,6 +59,9 @@ func newLearner(cfg *Config) (*learner, error) {
 			Container: w.Container, Image: w.Image, AppID: w.AppID, Version: cfg.Version,
 			Facts: learn.Facts(cfg.FileMonitoring), Sections: sections,
 		})}
+	if cfg.KeepSecrets {
+		l.rec.KeepSecrets()
+	}
 	if l.file == "-" {
 		return l, nil
 	}

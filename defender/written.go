@@ -118,7 +118,7 @@ func (w *written) expect(c *supervisor.Call, ev *policy.Event) {
 		if strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, "/sys/") {
 			continue
 		}
-		if ev.Subject.PID == 0 {
+		if ev.Subject.Command == nil { // it is not known as a whole
 			ev.Subject = proc.Describe(c.PID())
 		}
 		by := writer{path, ev.Subject}
@@ -384,8 +384,7 @@ func (w *written) end() {
 // lookAt has a written file judged. What is too large is no program, or too
 // large for one.
 func (d *Defender) lookAt(l look) {
-	e := d.engine.Load()
-	if !e.Needs().Has(policy.NeedContent) {
+	if !d.asked().Has(policy.NeedContent) {
 		return
 	}
 	ev := policy.Event{Kind: policy.FileWrite, Subject: l.who, File: policy.File{Path: l.path, Typed: l.path, Op: policy.OpWritten}}
@@ -398,12 +397,12 @@ func (d *Defender) lookAt(l look) {
 	default:
 		ev.File.Type, ev.File.MD5, ev.File.SHA256, ev.File.Findings = rep.Type, rep.MD5, rep.SHA256, rep.Findings
 	}
-	v := e.Decide(&ev)
+	v := d.decide(&ev)
 	if !v.Tell() {
 		return
 	}
 	d.queue.Add(audit.New(&d.src, &ev, v, audit.Outcome{Level: string(Observed), Err: err, Time: time.Now()}))
-	if v.Effect == policy.Block && !d.cfg.DryRun {
+	if v.Effect == policy.Block && !v.Allow {
 		d.end()
 	}
 }

@@ -445,6 +445,7 @@ func (j *customJudge) looksAt(ev *Event) bool {
 // cost little more than one.
 type customSet struct {
 	judges []customJudge // in order
+	needs  Needs         // of all
 	any    []int         // of judges that have neither key nor needle, in order
 	keyed  []keyedSet
 	starts []startSet
@@ -487,6 +488,7 @@ func newCustomSets(list []customJudge) (sets [RawSocket + 1]customSet) {
 func (set *customSet) add(j customJudge) {
 	n := len(set.judges)
 	set.judges = append(set.judges, j)
+	set.needs |= j.needs
 	name, keys, ok := j.rule.Keys()
 	if !ok {
 		set.addWithin(n, j)

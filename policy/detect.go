@@ -11,6 +11,9 @@ type detector[S any] struct {
 	kind      Kind  // of the events looked at
 	needs     Needs // what it asks about
 	rests     Needs // facts that, if they could not be had, make it hold
+	// asks returns what of needs it asks about one event, by what that says
+	// without any of them. nil is that it asks about all.
+	asks func(*Event) Needs
 	// late says that the fact is known only after the deed: to prevent it is
 	// out of reach.
 	late bool
@@ -27,6 +30,7 @@ type active struct {
 	kind      Kind
 	needs     Needs
 	rests     Needs
+	asks      func(*Event) Needs // never nil
 	holds     func(*Event) string
 }
 
@@ -50,7 +54,11 @@ func newChecks[S any](s *S, table []detector[S], section *Effect, at string, f *
 			if c.late && effect == Prevent {
 				effect = Alert
 			}
-			list = append(list, active{effect, asked, c.detection, c.kind, c.needs, c.rests, c.holds})
+			asks := c.asks
+			if asks == nil {
+				asks = func(*Event) Needs { return c.needs }
+			}
+			list = append(list, active{effect, asked, c.detection, c.kind, c.needs, c.rests, asks, c.holds})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b active) int { return severity(b.effect) - severity(a.effect) })
@@ -118,6 +126,17 @@ func strictest(lists bool, effect Effect, checks []active) Effect {
 		strict = checks[0].effect
 	}
 	return strict
+}
+
+// needsFor returns what the checks ask about one event.
+func needsFor(checks []active, ev *Event) Needs {
+	var n Needs
+	for i := range checks {
+		if c := &checks[i]; c.kind == ev.Kind {
+			n |= c.asks(ev)
+		}
+	}
+	return n
 }
 
 // allNeeds joins what checks need.

@@ -239,7 +239,8 @@ func TestFileDetections(t *testing.T) {
 		{"by what calls itself dpkg", binaries, below(write("create", "/usr/bin/x"), "/tmp/dpkg"), BinaryChanged, ""},
 		{"after it was written", binaries, typed(OpWritten, "/usr/bin/x", "elf"), "", ""},
 		{"certificate", certificates, write("create", "/usr/local/share/ca-certificates/x.crt"), RegularFile, "certificates"},
-		{"bundle of python", certificates, write("open", "/usr/lib/python3/certifi/cacert.pem"), RegularFile, ""},
+		{"bundle of python", certificates, with(write("open", "/usr/lib/python3/certifi/cacert.pem"), func(ev *Event) { ev.File.Image = true }), RegularFile, ""},
+		{"bundle that pip brings", certificates, write("create", "/app/venv/lib/certifi/cacert.pem"), "", ""},
 		{"private key", certificates, typed("open", "/srv/tls.key", "secret"), RegularFile, "private key"},
 		{"another file", certificates, write("open", "/srv/x"), "", ""},
 		{"passwd", logins, write("open", "/etc/passwd"), AdminAccount, "/etc/passwd"},
@@ -484,7 +485,7 @@ func TestNeedsOfDetections(t *testing.T) {
 		Network:   &NetworkSection{Effect: new(Alert), Outbound: OutboundSection{AllowNames: list("*")}, Detect: NetworkDetections{RawSockets: new(Inherit)}},
 		Files:     &FilesSection{Effect: new(Alert), Detect: FileDetections{Malware: new(Prevent)}},
 	})
-	if got := e.Needs().String(); got != "modified,names,rawSockets,content,argv,programContent" {
+	if got := e.Needs().String(); got != "modified,subject,ancestry,names,rawSockets,content,argv,programContent,programMalware" {
 		t.Errorf("got %s", got)
 	}
 	var back Needs

@@ -19,14 +19,17 @@ type fileJudge struct {
 // among them: it is the rule's own.
 var fileChecks = []detector[FilesSection]{
 	{key: "detect.binaries", detection: BinaryChanged, kind: FileWrite, needs: NeedFileWrites | NeedFileType | NeedSubject | NeedAncestry,
+		asks:   ifChanged(binaryChanged),
 		effect: func(s *FilesSection) *Effect { return s.Detect.Binaries },
-		holds:  binaryChanged},
+		holds:  unlessMaintained(binaryChanged)},
 	{key: "detect.binaries", detection: ELFChanged, kind: FileWrite, needs: NeedFileWrites | NeedFileType | NeedSubject | NeedAncestry,
+		asks:   ifChanged(elfChanged),
 		effect: func(s *FilesSection) *Effect { return s.Detect.Binaries },
-		holds:  elfChanged},
+		holds:  unlessMaintained(elfChanged)},
 	{key: "detect.certificates", detection: RegularFile, kind: FileWrite, needs: NeedFileWrites | NeedFileType | NeedSubject | NeedAncestry,
+		asks:   ifChanged(certificateChanged),
 		effect: func(s *FilesSection) *Effect { return s.Detect.Certificates },
-		holds:  certificateChanged},
+		holds:  unlessMaintained(certificateChanged)},
 	{key: "detect.sshAndAdminFiles", detection: AdminAccount, kind: FileWrite, needs: NeedFileWrites,
 		effect: func(s *FilesSection) *Effect { return s.Detect.SSHAndAdminFiles },
 		holds:  changes(adminFiles, "says who may log in and what they may do")},
@@ -42,7 +45,7 @@ var fileChecks = []detector[FilesSection]{
 	{key: "detect.foreignArchitecture", detection: ForeignELF, kind: FileWrite, needs: NeedContent | NeedProgramContent, late: true,
 		effect: func(s *FilesSection) *Effect { return s.Detect.ForeignArchitecture },
 		holds:  found(FoundForeignELF, "is a program for another processor")},
-	{key: "detect.malware", detection: MalwareFile, kind: FileWrite, needs: NeedContent | NeedProgramContent, rests: NeedContent, late: true,
+	{key: "detect.malware", detection: MalwareFile, kind: FileWrite, needs: NeedContent | NeedProgramContent | NeedProgramMalware, rests: NeedContent, late: true,
 		effect: func(s *FilesSection) *Effect { return s.Detect.Malware },
 		holds:  found(FoundMalware, "is malware")},
 	{key: "detect.privateKeys", detection: SecretFile, kind: FileWrite, needs: NeedContent, late: true,
@@ -74,8 +77,9 @@ var (
 	binaryFolders = mustPaths("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/usr/libexec",
 		"/lib/ld-*", "/lib64/ld-*", "/usr/lib/ld-*", "/usr/lib64/ld-*")
 	certificateFiles = mustPaths("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/ca-certificates.conf", "/usr/share/ca-certificates",
-		"/usr/local/share/ca-certificates", "/usr/share/pki", "cacert.pem", "ca-bundle.crt", "ca-certificates.crt")
-	adminFiles = mustPaths("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/passwd-", "/etc/shadow-", "/etc/sudoers",
+		"/usr/local/share/ca-certificates", "/usr/share/pki")
+	certificateNames = mustPaths("cacert.pem", "ca-bundle.crt", "ca-certificates.crt") // of the image: pip brings its own
+	adminFiles       = mustPaths("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/passwd-", "/etc/shadow-", "/etc/sudoers",
 		"/etc/sudoers.d", "/etc/doas.conf", "/etc/doas.d", "/etc/pam.d", "/etc/security", "/etc/subuid", "/etc/subgid",
 		"/etc/polkit-1", "/etc/ld.so.preload")
 	sshFiles = mustPaths("/etc/ssh", "authorized_keys", "authorized_keys2", "*/.ssh/*", "/etc/dropbear")
@@ -138,7 +142,7 @@ func knownHosts(path string) bool {
 // binaryChanged finds a change below the folders where programs lie.
 func binaryChanged(ev *Event) string {
 	f := &ev.File
-	if f.Op == "mkdir" || f.Op == "rmdir" || maintained(ev) {
+	if f.Op == "mkdir" || f.Op == "rmdir" {
 		return ""
 	}
 	if path := f.changed(binaryFolders); path != "" {
@@ -151,7 +155,7 @@ func binaryChanged(ev *Event) string {
 // lies.
 func elfChanged(ev *Event) string {
 	f := &ev.File
-	if f.Op == OpWritten || f.Type != "elf" || !f.Image || maintained(ev) {
+	if f.Op == OpWritten || f.Type != "elf" || !f.Image {
 		return ""
 	}
 	return f.name() + " is a program or library"
@@ -161,13 +165,17 @@ func elfChanged(ev *Event) string {
 // by, or to a private key.
 func certificateChanged(ev *Event) string {
 	f := &ev.File
-	if f.Op == OpWritten || maintained(ev) {
+	if f.Op == OpWritten {
 		return ""
 	}
 	if f.Type == "secret" && f.Image {
 		return f.name() + " has a private key in it"
 	}
-	if path := f.changed(certificateFiles); path != "" {
+	path := f.changed(certificateFiles)
+	if path == "" && f.Image {
+		path = f.changed(certificateNames)
+	}
+	if path != "" {
 		return quote(path) + " says whose certificates are trusted"
 	}
 	return ""
@@ -179,6 +187,26 @@ var installers = map[string]bool{
 	"/usr/bin/dpkg": true, "/usr/bin/apt": true, "/usr/bin/apt-get": true, "/sbin/apk": true, "/usr/sbin/apk": true, "/usr/bin/apk": true,
 	"/usr/bin/rpm": true, "/usr/bin/dnf": true, "/usr/bin/dnf5": true, "/usr/bin/microdnf": true, "/usr/bin/tdnf": true,
 	"/usr/bin/yum": true, "/usr/bin/zypper": true, "/usr/bin/pacman": true,
+}
+
+// ifChanged asks who it is that changes something of note.
+func ifChanged(changed func(*Event) string) func(*Event) Needs {
+	return func(ev *Event) Needs {
+		if changed(ev) == "" {
+			return NeedFileWrites | NeedFileType
+		}
+		return NeedFileWrites | NeedFileType | NeedSubject | NeedAncestry
+	}
+}
+
+// unlessMaintained leaves out what package managers do.
+func unlessMaintained(changed func(*Event) string) func(*Event) string {
+	return func(ev *Event) string {
+		if reason := changed(ev); reason != "" && !maintained(ev) {
+			return reason
+		}
+		return ""
+	}
 }
 
 // maintained reports whether a package manager does it, by itself or through

@@ -15,6 +15,14 @@ var (
 		postgres mongod mongos named unbound dnsmasq dovecot exim exim4 vsftpd proftpd pure-ftpd slapd smbd mosquitto
 		beam.smp nats-server etcd influxd clickhouse-server`)
 
+	// ownCommands are what servers are built to have a shell run for them, and
+	// by which of them: initdb has postgres list the locales, and PHP's mail()
+	// has one start what it was configured with.
+	ownCommands = map[string]map[string]struct{}{
+		"locale -a":                words(`postgres`),
+		"/usr/sbin/sendmail -t -i": words(`php-fpm php-cgi apache2 httpd`),
+	}
+
 	packageManagers = words(`apt apt-get aptitude dpkg apk yum dnf microdnf tdnf rpm zypper pacman snap pip pipx easy_install
 		npm npx pnpm yarn gem cargo conda`)
 

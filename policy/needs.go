@@ -34,12 +34,13 @@ const (
 	NeedArgv                             // Program.Command
 	NeedInteractive                      // Process.Interactive
 	NeedCommand                          // Process.Command
-	NeedProgramContent                   // Program.Contents
+	NeedProgramContent                   // Program.Contents of files that were changed since the target started
+	NeedProgramMalware                   // Program.Contents of all files
 )
 
 var needWords = [...]string{
 	"digests", "modified", "packages", "subject", "ancestry", "user", "fileless", "writable", "setuid", "remoteIO", "main", "names", "scans",
-	"listenPorts", "unixSockets", "rawSockets", "fileWrites", "fileType", "content", "argv", "interactive", "command", "programContent",
+	"listenPorts", "unixSockets", "rawSockets", "fileWrites", "fileType", "content", "argv", "interactive", "command", "programContent", "programMalware",
 }
 
 // String returns the words of the set, joined by commas.
@@ -86,4 +87,39 @@ func (e *Engine) Needs() Needs {
 		return 0
 	}
 	return e.needs
+}
+
+// NeedsFor returns what the rule asks about one event, by what the event itself
+// says: less than Needs, for a rule about shells asks nothing of other programs.
+func (e *Engine) NeedsFor(ev *Event) Needs {
+	if e == nil {
+		return 0
+	}
+	var n Needs
+	if int(ev.Kind) < len(e.customs) {
+		n = e.customs[ev.Kind].needs
+	}
+	switch ev.Kind.section() {
+	case Processes:
+		if j := e.processes; j != nil {
+			n |= j.listNeeds() | needsFor(j.checks, ev)
+		}
+		if e.files != nil {
+			n |= e.files.needs() & (NeedProgramContent | NeedProgramMalware)
+		}
+	case DNS:
+		if e.dns != nil {
+			n |= needsFor(e.dns.checks, ev)
+		}
+	case Network:
+		if j := e.network; j != nil {
+			n |= j.listNeeds() | needsFor(j.checks, ev)
+		}
+	case Files:
+		if e.files != nil {
+			n |= needsFor(e.files.checks, ev)
+		}
+	case NoSection:
+	}
+	return n
 }

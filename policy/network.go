@@ -150,8 +150,11 @@ func unresolved(exempt *prefixes) detector[NetworkSection] {
 }
 
 // needs returns what the section asks about.
-func (j *networkJudge) needs() Needs {
-	n := allNeeds(j.checks)
+func (j *networkJudge) needs() Needs { return allNeeds(j.checks) | j.listNeeds() }
+
+// listNeeds returns what its lists ask about.
+func (j *networkJudge) listNeeds() Needs {
+	var n Needs
 	if j.listen.speaks() {
 		n |= NeedListenPorts
 	}

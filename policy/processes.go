@@ -87,8 +87,11 @@ func newParents(r *ParentRule, section *Effect, at string, f *faults) parentJudg
 }
 
 // needs returns what the section asks about.
-func (j *processJudge) needs() Needs {
-	n := allNeeds(j.checks)
+func (j *processJudge) needs() Needs { return allNeeds(j.checks) | j.listNeeds() }
+
+// listNeeds returns what its lists ask about.
+func (j *processJudge) listNeeds() Needs {
+	var n Needs
 	if len(j.parents) > 0 {
 		n |= NeedSubject | NeedAncestry
 	}

@@ -2,46 +2,59 @@ package policy
 
 import "strings"
 
-// processChecks are the detections of a ProcessesSection.
+// processChecks are the detections of a ProcessesSection. Of several that have
+// one effect the first is told, so those that say the most come first: a miner
+// that was written a minute ago is a miner.
 var processChecks = []detector[ProcessesSection]{
-	{key: "detect.modified", detection: ModifiedProcess, kind: Launch, needs: NeedModified, rests: NeedModified,
-		effect: func(s *ProcessesSection) *Effect { return s.Detect.Modified },
-		holds:  flag(func(p *Program) bool { return p.Modified }, " was written after the target had started")},
-	{key: "detect.newBinaries", detection: NewProcess, kind: Launch, needs: NeedModified, rests: NeedModified,
-		effect: func(s *ProcessesSection) *Effect { return s.Detect.NewBinaries },
-		holds:  flag(func(p *Program) bool { return p.New }, " was made after the target had started")},
-	{key: "detect.alteredPackages", detection: AlteredBinary, kind: Launch, needs: NeedPackages, rests: NeedPackages,
-		effect: func(s *ProcessesSection) *Effect { return s.Detect.AlteredPackages },
-		holds:  flag(func(p *Program) bool { return p.Altered }, " is not as its package recorded it")},
 	{key: "detect.cryptoMiners", detection: CryptoMiner, kind: Launch, needs: NeedArgv,
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.CryptoMiners },
 		holds:  func(ev *Event) string { return miner(&ev.Program) }},
 	{key: "detect.reverseShell", detection: ReverseShell, kind: Launch, needs: NeedArgv | NeedRemoteIO,
+		asks:   ifCalled(NeedArgv|NeedRemoteIO, shells, interpreters, relays),
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.ReverseShell },
 		holds:  func(ev *Event) string { return reverseShell(&ev.Program, ev.Unsure&NeedRemoteIO != 0) }},
-	{key: "detect.lateralMovement", detection: LateralMovement, kind: Launch,
+	{key: "detect.fileless", detection: Fileless, kind: Launch, needs: NeedFileless, rests: NeedFileless,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.Fileless },
+		holds:  flag(func(p *Program) bool { return p.Fileless }, " is in memory or deleted: no name leads to it")},
+	{key: "detect.lateralMovement", detection: LateralMovement, kind: Launch, needs: NeedArgv,
+		asks:   ifCalled(NeedArgv, lateralTools),
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.LateralMovement },
 		holds: func(ev *Event) string {
-			if name := ev.Program.called(lateralTools); name != "" {
+			if name := ev.Program.called(lateralTools); name != "" && !waitsForPort(&ev.Program) {
 				return quote(name) + " is a tool for moving from machine to machine"
 			}
 			return ""
 		}},
-	{key: "detect.fileless", detection: Fileless, kind: Launch, needs: NeedFileless, rests: NeedFileless,
-		effect: func(s *ProcessesSection) *Effect { return s.Detect.Fileless },
-		holds:  flag(func(p *Program) bool { return p.Fileless }, " is in memory or deleted: no name leads to it")},
+	{key: "detect.shellsFromServers", detection: WebShell, kind: Launch, needs: NeedSubject | NeedAncestry | NeedArgv,
+		asks:   ifCalled(NeedSubject|NeedAncestry|NeedArgv, shells),
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.ShellsFromServers },
+		holds: func(ev *Event) string {
+			if commanded(ev) {
+				return ""
+			}
+			return fromServer(ev, shells)
+		}},
+	{key: "detect.packageManagersFromServers", detection: UnexpectedProcess, kind: Launch, needs: NeedSubject | NeedAncestry,
+		asks:   ifCalled(NeedSubject|NeedAncestry, packageManagers),
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.PackageManagersFromServers },
+		holds:  func(ev *Event) string { return fromServer(ev, packageManagers) }},
+	{key: "detect.alteredPackages", detection: AlteredBinary, kind: Launch, needs: NeedPackages, rests: NeedPackages,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.AlteredPackages },
+		holds:  flag(func(p *Program) bool { return p.Altered }, " is not as its package recorded it")},
+	{key: "detect.modified", detection: ModifiedProcess, kind: Launch, needs: NeedModified | NeedSubject | NeedAncestry, rests: NeedModified,
+		asks:   ifPackageScript,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.Modified },
+		holds:  sinceStart(func(p *Program) bool { return p.Modified }, " was written after the target had started")},
+	{key: "detect.newBinaries", detection: NewProcess, kind: Launch, needs: NeedModified | NeedSubject | NeedAncestry, rests: NeedModified,
+		asks:   ifPackageScript,
+		effect: func(s *ProcessesSection) *Effect { return s.Detect.NewBinaries },
+		holds:  sinceStart(func(p *Program) bool { return p.New }, " was made after the target had started")},
 	{key: "detect.writablePath", detection: WritablePath, kind: Launch, needs: NeedWritable, rests: NeedWritable,
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.WritablePath },
 		holds:  flag(func(p *Program) bool { return p.Writable }, " lies where anybody may write")},
 	{key: "detect.setUID", detection: SetUID, kind: Launch, needs: NeedSetUID, rests: NeedSetUID,
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.SetUID },
 		holds:  flag(func(p *Program) bool { return p.SetUID }, " gains privileges when it starts")},
-	{key: "detect.shellsFromServers", detection: WebShell, kind: Launch, needs: NeedSubject | NeedAncestry,
-		effect: func(s *ProcessesSection) *Effect { return s.Detect.ShellsFromServers },
-		holds:  func(ev *Event) string { return fromServer(ev, shells) }},
-	{key: "detect.packageManagersFromServers", detection: UnexpectedProcess, kind: Launch, needs: NeedSubject | NeedAncestry,
-		effect: func(s *ProcessesSection) *Effect { return s.Detect.PackageManagersFromServers },
-		holds:  func(ev *Event) string { return fromServer(ev, packageManagers) }},
 	{key: "detect.onlyMainProcess", detection: UnexpectedProcess, kind: Launch, needs: NeedMain, rests: NeedMain,
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.OnlyMainProcess },
 		holds: func(ev *Event) string {
@@ -60,6 +73,82 @@ func flag(has func(*Program) bool, what string) func(*Event) string {
 		}
 		return ""
 	}
+}
+
+// ifCalled asks about programs that have a name in one of the sets.
+func ifCalled(needs Needs, sets ...map[string]struct{}) func(*Event) Needs {
+	return func(ev *Event) Needs {
+		for _, set := range sets {
+			if ev.Program.called(set) != "" {
+				return needs
+			}
+		}
+		return 0
+	}
+}
+
+// sinceStart looks at a fact about what was written since the target started.
+// A package manager writes the scripts of its packages and starts them.
+func sinceStart(has func(*Program) bool, what string) func(*Event) string {
+	return func(ev *Event) string {
+		if !has(&ev.Program) || packageScript(&ev.Program) && maintained(ev) {
+			return ""
+		}
+		return effective(&ev.Program) + what
+	}
+}
+
+// ifPackageScript asks who starts a script of a package, and of every program when it
+// was written.
+func ifPackageScript(ev *Event) Needs {
+	if packageScript(&ev.Program) {
+		return NeedModified | NeedSubject | NeedAncestry
+	}
+	return NeedModified
+}
+
+// packageScript reports whether a program lies where dpkg and apk keep the
+// scripts of packages.
+func packageScript(p *Program) bool {
+	for _, folder := range []string{"/var/lib/dpkg/info/", "/var/lib/dpkg/tmp.ci/", "/var/cache/debconf/tmp.ci/", "/lib/apk/exec/", "/usr/lib/apk/exec/"} {
+		if strings.HasPrefix(p.Path, folder) {
+			return true
+		}
+	}
+	return false
+}
+
+// commanded reports whether a shell has just the command that its starter, a
+// server, is built to give to one: sh -c COMMAND, also with "--" before it.
+func commanded(ev *Event) bool {
+	argv := ev.Program.Command
+	if len(argv) == 4 && argv[2] == "--" {
+		argv = []string{argv[0], argv[1], argv[3]}
+	}
+	if len(argv) != 3 || argv[1] != "-c" {
+		return false
+	}
+	by, known := ownCommands[argv[2]]
+	return known && knows(by, base(ev.Subject.Path))
+}
+
+// waitsForPort reports whether netcat only asks whether somebody listens on one
+// port, as entry points do to wait for a database: nc -z HOST PORT.
+func waitsForPort(p *Program) bool {
+	if p.called(relays) == "" || len(p.Command) < 4 {
+		return false
+	}
+	asks := false
+	for _, arg := range p.Command[1:] {
+		if len(arg) > 1 && arg[0] == '-' {
+			if strings.ContainsAny(arg, "celp") { // also all of --exec
+				return false
+			}
+			asks = asks || strings.Contains(arg, "z")
+		}
+	}
+	port := p.Command[len(p.Command)-1]
+	return asks && port != "" && strings.Trim(port, "0123456789") == ""
 }
 
 // fromServer finds a program of set that a server started, by itself or

@@ -70,6 +70,7 @@ func groups(recordings []*Recording) []group {
 		})
 		if i < 0 {
 			g.Recording = NewRecording(h)
+			g.KeepSecrets() // those that r has left
 			g.Recording.head.Lost = 0 // Merge adds it
 			all = append(all, g)
 			i = len(all) - 1
@@ -524,6 +525,9 @@ func (b *builder) detections() {
 					seen = &b.obs[i]
 				}
 			}
+		}
+		if seen != nil && c.usual {
+			continue
 		}
 		if seen != nil {
 			section, key, _ := strings.Cut(c.key, ".")

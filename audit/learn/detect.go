@@ -1,6 +1,7 @@
 package learn
 
 import (
+	"slices"
 	"sync"
 
 	"appdefender/policy"
@@ -11,17 +12,17 @@ import (
 type candidate struct {
 	key     string // section and detection, as in a policy file
 	section policy.Section
-	kind    policy.Kind
+	kinds   []policy.Kind
 	set     func(*policy.Rule) **policy.Effect
+	usual   bool           // that something sets it off is no news
 	engine  *policy.Engine // of a policy with nothing else in it
 }
 
-// candidates returns the detections, in the order of a policy file. Those that
-// look at what was written cannot prevent, and are not among them; nor are
-// those whose facts are costly.
+// candidates returns the detections, in the order of a policy file: all but
+// malware, which says nothing without a list of somebody's.
 var candidates = sync.OnceValue(func() []candidate {
 	p := func(key string, of func(*policy.ProcessDetections) **policy.Effect) candidate {
-		return candidate{key: "processes." + key, section: policy.Processes, kind: policy.Launch, set: func(r *policy.Rule) **policy.Effect {
+		return candidate{key: "processes." + key, section: policy.Processes, kinds: []policy.Kind{policy.Launch}, set: func(r *policy.Rule) **policy.Effect {
 			if r.Processes == nil {
 				r.Processes = &policy.ProcessesSection{}
 			}
@@ -29,7 +30,7 @@ var candidates = sync.OnceValue(func() []candidate {
 		}}
 	}
 	d := func(key string, of func(*policy.DNSDetections) **policy.Effect) candidate {
-		return candidate{key: "dns." + key, section: policy.DNS, kind: policy.Lookup, set: func(r *policy.Rule) **policy.Effect {
+		return candidate{key: "dns." + key, section: policy.DNS, kinds: []policy.Kind{policy.Lookup}, set: func(r *policy.Rule) **policy.Effect {
 			if r.DNS == nil {
 				r.DNS = &policy.DNSSection{}
 			}
@@ -37,7 +38,7 @@ var candidates = sync.OnceValue(func() []candidate {
 		}}
 	}
 	n := func(key string, kind policy.Kind, of func(*policy.NetworkDetections) **policy.Effect) candidate {
-		return candidate{key: "network." + key, section: policy.Network, kind: kind, set: func(r *policy.Rule) **policy.Effect {
+		return candidate{key: "network." + key, section: policy.Network, kinds: []policy.Kind{kind}, set: func(r *policy.Rule) **policy.Effect {
 			if r.Network == nil {
 				r.Network = &policy.NetworkSection{}
 			}
@@ -45,7 +46,7 @@ var candidates = sync.OnceValue(func() []candidate {
 		}}
 	}
 	f := func(key string, of func(*policy.FileDetections) **policy.Effect) candidate {
-		return candidate{key: "files." + key, section: policy.Files, kind: policy.FileWrite, set: func(r *policy.Rule) **policy.Effect {
+		return candidate{key: "files." + key, section: policy.Files, kinds: []policy.Kind{policy.FileWrite, policy.Launch}, set: func(r *policy.Rule) **policy.Effect {
 			if r.Files == nil {
 				r.Files = &policy.FilesSection{}
 			}
@@ -62,6 +63,7 @@ var candidates = sync.OnceValue(func() []candidate {
 	list := []candidate{
 		p("modified", func(d pd) effect { return &d.Modified }),
 		p("newBinaries", func(d pd) effect { return &d.NewBinaries }),
+		p("alteredPackages", func(d pd) effect { return &d.AlteredPackages }),
 		p("cryptoMiners", func(d pd) effect { return &d.CryptoMiners }),
 		p("reverseShell", func(d pd) effect { return &d.ReverseShell }),
 		p("lateralMovement", func(d pd) effect { return &d.LateralMovement }),
@@ -70,19 +72,26 @@ var candidates = sync.OnceValue(func() []candidate {
 		p("setUID", func(d pd) effect { return &d.SetUID }),
 		p("shellsFromServers", func(d pd) effect { return &d.ShellsFromServers }),
 		p("packageManagersFromServers", func(d pd) effect { return &d.PackageManagersFromServers }),
+		p("onlyMainProcess", func(d pd) effect { return &d.OnlyMainProcess }),
 		d("minerPools", func(d dd) effect { return &d.MinerPools }),
 		d("rebinding", func(d dd) effect { return &d.Rebinding }),
 		d("tunnels", func(d dd) effect { return &d.Tunnels }),
 		d("encryptedDNS", func(d dd) effect { return &d.EncryptedDNS }),
 		n("cloudMetadata", policy.Outbound, func(d nd) effect { return &d.CloudMetadata }),
+		n("portScan", policy.Outbound, func(d nd) effect { return &d.PortScan }),
 		n("rawSockets", policy.RawSocket, func(d nd) effect { return &d.RawSockets }),
 		n("minerPools", policy.Outbound, func(d nd) effect { return &d.MinerPools }),
 		n("encryptedDNS", policy.Outbound, func(d nd) effect { return &d.EncryptedDNS }),
 		f("binaries", func(d fd) effect { return &d.Binaries }),
 		f("certificates", func(d fd) effect { return &d.Certificates }),
 		f("sshAndAdminFiles", func(d fd) effect { return &d.SSHAndAdminFiles }),
+		f("packedBinaries", func(d fd) effect { return &d.PackedBinaries }),
+		f("suspiciousELF", func(d fd) effect { return &d.SuspiciousELF }),
+		f("foreignArchitecture", func(d fd) effect { return &d.ForeignArchitecture }),
+		f("privateKeys", func(d fd) effect { return &d.PrivateKeys }),
 	}
 	for i := range list {
+		list[i].usual = list[i].key == "processes.onlyMainProcess"
 		r := policy.Rule{Name: "candidate"}
 		*list[i].set(&r) = new(policy.Prevent)
 		setEffect(&r, policy.Disable)
@@ -111,7 +120,8 @@ func Facts(files bool) policy.Needs {
 func detected(ev *policy.Event) []string {
 	var keys []string
 	for _, c := range candidates() {
-		if c.kind == ev.Kind && !c.engine.Decide(ev).Allow {
+		// What cannot be prevented any more is told of all the same.
+		if slices.Contains(c.kinds, ev.Kind) && c.engine.Decide(ev).Tell() {
 			keys = append(keys, c.key)
 		}
 	}

@@ -298,8 +298,11 @@ func maskDomain(s string) string {
 	return s
 }
 
+// redactedLabel stands where a label was a secret.
+const redactedLabel = "redacted"
+
 func volatileLabel(s string) bool {
-	if isHostOfAddress(s) {
+	if s == redactedLabel || isHostOfAddress(s) {
 		return true
 	}
 	if _, n := findUUID(s); n > 0 {

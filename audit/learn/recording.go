@@ -77,13 +77,14 @@ func (h *Header) Workload() policy.Workload {
 
 // Recording is what one target did. It may be used by many goroutines.
 type Recording struct {
-	mu     sync.Mutex
-	head   Header
-	all    map[string]*Observation
-	bytes  int
-	crowds map[string]*crowd
-	change int // of the set of observations
-	counts int // of anything
+	mu      sync.Mutex
+	head    Header
+	all     map[string]*Observation
+	bytes   int
+	crowds  map[string]*crowd
+	secrets bool // are kept
+	change  int  // of the set of observations
+	counts  int  // of anything
 }
 
 // crowd are the names seen in one folder or domain, until there are enough of
@@ -95,6 +96,10 @@ func NewRecording(h Header) *Recording {
 	h.Recording = 1
 	return &Recording{head: h, all: make(map[string]*Observation), crowds: make(map[string]*crowd)}
 }
+
+// KeepSecrets leaves passwords and the like in command lines and names, which
+// are taken out of them otherwise.
+func (r *Recording) KeepSecrets() { r.secrets = true }
 
 // Header returns what is said about the recording.
 func (r *Recording) Header() Header {
@@ -117,7 +122,11 @@ func (r *Recording) Add(ev *policy.Event, at time.Time) {
 	if !ev.Answer.Empty() {
 		n = 0 // the same lookup, judged again with its answer
 	}
-	r.add(&Observation{Event: *ev, Count: n, First: at, Last: at, Detected: detected(ev)})
+	found := detected(ev)
+	if ev.Kind == policy.FileWrite && ev.File.Op == policy.OpWritten && len(found) == 0 {
+		return // that it is written was told before
+	}
+	r.add(&Observation{Event: *ev, Count: n, First: at, Last: at, Detected: found})
 }
 
 // AddListen is Add for a process that had the kernel choose a port: one of the
@@ -192,13 +201,13 @@ func (r *Recording) add(o *Observation) {
 		}
 		if known.Subject.Path == "" && o.Subject.Path != "" {
 			known.Subject = o.Subject
-			known.keep()
+			known.keep(r.secrets)
 			r.bytes += len(known.Subject.Path) // about
 		}
 		return
 	}
 	mine := *o
-	mine.keep()
+	mine.keep(r.secrets)
 	size := 300 + 2*len(key) + mine.size()
 	if len(r.all) >= maxObservations || r.bytes+size > maxBytes {
 		r.head.Lost += max(1, o.Count)
@@ -210,7 +219,16 @@ func (r *Recording) add(o *Observation) {
 }
 
 // keep makes the observation's memory its own, and short.
-func (o *Observation) keep() {
+func (o *Observation) keep(secrets bool) {
+	if !secrets {
+		o.Domain, o.Name, o.Why = withoutSecret(o.Domain), withoutSecret(o.Name), scrub.Line(o.Why)
+		aliases := slices.Clone(o.Aliases)
+		for i, a := range aliases {
+			aliases[i] = withoutSecret(a)
+		}
+		o.Aliases = aliases
+		o.Program.Command, o.Subject.Command = scrub.Args(o.Program.Command), scrub.Args(o.Subject.Command)
+	}
 	o.Domain, o.QType, o.Name = strings.Clone(o.Domain), strings.Clone(o.QType), strings.Clone(o.Name)
 	o.Answer = policy.Answer{}
 	o.Program.Command = brief(o.Program.Command)
@@ -226,15 +244,35 @@ func (o *Observation) size() int {
 			n += len(s) + 16
 		}
 	}
+	for i := range o.Program.Contents {
+		n += len(o.Program.Contents[i].Path) + 200
+	}
 	for _, a := range o.Subject.Ancestors {
 		n += len(a.Path) + 24
 	}
 	return n
 }
 
-// brief cuts a command line, and takes the secrets out of it.
+// withoutSecret is a domain with each label that is a secret exchanged for one
+// that a policy has a star for.
+func withoutSecret(domain string) string {
+	if scrub.Line(domain) == domain {
+		return domain
+	}
+	labels := strings.Split(domain, ".")
+	for i, l := range labels {
+		if scrub.Line(l) != l {
+			labels[i] = redactedLabel
+		}
+	}
+	if domain = strings.Join(labels, "."); scrub.Line(domain) != domain {
+		return redactedLabel // it is one secret as a whole
+	}
+	return domain
+}
+
+// brief cuts a command line.
 func brief(argv []string) []string {
-	argv = scrub.Args(argv)
 	n := 0
 	for i, arg := range argv {
 		if n += len(arg) + 1; n > maxCommand {
