@@ -29,7 +29,7 @@ var ranges = []choice{
 type choice struct{ Value, Label string }
 
 var (
-	typeChoices   = []choice{{"", "Any type"}, {"processes", "Processes"}, {"network", "Network"}, {"defender", "Defender"}}
+	typeChoices   = []choice{{"", "Any type"}, {"processes", "Processes"}, {"network", "Network"}, {"filesystem", "Files"}, {"defender", "Defender"}}
 	effectChosen  = []choice{{"", "Any effect"}, {"alert", "Alert"}, {"prevent", "Prevent"}, {"block", "Block"}}
 	hiddenFilters = []choice{ // chosen by a link, shown as a chip
 		{"rule", "Rule"}, {"attackType", "Detection"}, {"severity", "Severity"}, {"container", "Container"}, {"image", "Image"},

@@ -73,6 +73,7 @@ const (
 	forensicsPath = "/manage/defenders/forensics"
 	runtimePath   = "/defend/runtime"
 	rulePath      = "/defend/runtime/rule"
+	learnPath     = "/defend/runtime/learn"
 	embedPath     = "/defend/embed"
 	defendersPath = "/manage/defenders"
 	tokensPath    = "/manage/tokens"
@@ -100,6 +101,7 @@ func (p *pages) routes() []console.Route {
 		page("POST "+forensicsPath, editor, p.postForensics),
 
 		page("GET "+runtimePath, auditor, p.getRules),
+		page("GET "+learnPath, auditor, p.getLearn),
 		page("GET "+rulePath, auditor, p.getRule),
 		page("POST "+rulePath, editor, p.postRule),
 		page("POST "+runtimePath+"/move", editor, p.postMove),

@@ -20,7 +20,7 @@ import (
 
 // allPages are what people can look at, with the role that it takes.
 var allPages = map[string]store.Role{
-	eventsPath: store.Auditor, runtimePath: store.Auditor, rulePath + "?name=default": store.Auditor, rulePath: store.Editor,
+	eventsPath: store.Auditor, runtimePath: store.Auditor, rulePath + "?name=default": store.Auditor, rulePath: store.Editor, learnPath: store.Auditor,
 	defendersPath: store.Auditor, tokensPath: store.Admin, usersPath: store.Admin, changesPath: store.Auditor, embedPath: store.Editor, passwordPath: store.Auditor,
 }
 
