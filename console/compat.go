@@ -95,14 +95,21 @@ func (s *Server) putCompatPolicy(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return compatError(http.StatusBadRequest, err)
 	}
+	var kept []compat.Fault
 	_, err = s.ChangePolicy(r.Context(), who(r), "replaced the policy by an import", 0, func(p *policy.Policy) error {
+		for i := range next.Rules {
+			to := &next.Rules[i]
+			if j := slices.IndexFunc(p.Rules, func(old policy.Rule) bool { return old.Name == to.Name }); j >= 0 {
+				kept = append(kept, compat.Keep(to, &p.Rules[j], fmt.Sprintf("rules[%d].", i))...)
+			}
+		}
 		p.Version, p.Rules = next.Version, next.Rules // the library stays
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return writeNotes(w, notes)
+	return writeNotes(w, append(notes, kept...))
 }
 
 func (s *Server) postCompatRule(w http.ResponseWriter, r *http.Request) error {

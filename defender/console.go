@@ -154,7 +154,7 @@ func (d *Defender) apply(p *policy.Policy) error {
 		return err
 	}
 	d.readRecords(engine, d.started)
-	before := d.engine.Swap(engine)
+	before := d.use(p, engine)
 	if before != nil && before.Needs() != engine.Needs() { // what holds at the start is told then
 		d.lacks()
 	}

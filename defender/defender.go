@@ -45,9 +45,11 @@ const restGrace = 5 * time.Second
 type Defender struct {
 	cfg    Config
 	engine atomic.Pointer[policy.Engine]
-	target *child.Child
-	levels supervisor.Levels
-	super  *supervisor.Supervisor
+	// shipped says that the rule's section files is the shipped policy's.
+	shipped atomic.Bool
+	target  *child.Child
+	levels  supervisor.Levels
+	super   *supervisor.Supervisor
 	// What [Defender.Wait] is to do: begin to trace, or just reap.
 	traced  chan func(error)
 	reap    context.Context
@@ -96,7 +98,7 @@ func New(cfg Config) (*Defender, error) {
 		if err != nil {
 			return nil, err
 		}
-		d.engine.Store(engine)
+		d.use(cfg.Policy, engine)
 	}
 	var err error
 	if d.learn, err = newLearner(&cfg); err != nil {

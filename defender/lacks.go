@@ -1,12 +1,17 @@
 package defender
 
-import "appdefender/policy"
+import (
+	"reflect"
+
+	"appdefender/policy"
+	"appdefender/policy/file"
+)
 
 // lacks says what the rule in force rests on and this Defender cannot tell the
 // judge. Such a rule is not wrong, but its writer believes in more than there
 // is.
 func (d *Defender) lacks() {
-	for _, what := range lacks(d.engine.Load().Needs(), d.cfg.FileMonitoring) {
+	for _, what := range lacks(d.engine.Load().Needs(), d.cfg.FileMonitoring || d.shipped.Load()) {
 		d.notice("%s", what)
 	}
 }
@@ -20,4 +25,21 @@ func lacks(needs policy.Needs, fileMonitoring bool) (list []string) {
 		list = append(list, what)
 	}
 	return list
+}
+
+// use puts an engine, made of p, into force and returns the one before it.
+func (d *Defender) use(p *policy.Policy, e *policy.Engine) *policy.Engine {
+	d.shipped.Store(shippedFiles(p, e.Rule()))
+	return d.engine.Swap(e)
+}
+
+// shippedFiles reports whether what a rule asks about files is what the shipped
+// policy asks: nobody wrote that, so nobody believes in it.
+func shippedFiles(p *policy.Policy, rule string) bool {
+	for i := range p.Rules {
+		if p.Rules[i].Name == rule {
+			return reflect.DeepEqual(p.Rules[i].Files, file.Default().Rules[0].Files)
+		}
+	}
+	return false
 }

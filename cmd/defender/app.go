@@ -78,7 +78,7 @@ func (a *app) run() *cli.Command {
 		HideHelpCommand: true, // "run -- help" starts a program of that name
 		OnUsageError:    usageError,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "policy", EnvVars: env("POLICY"), Usage: "policy `FILE`, YAML or JSON; without one the shipped default, which refuses nothing"},
+			&cli.StringFlag{Name: "policy", EnvVars: env("POLICY"), Usage: "policy `FILE`, YAML or JSON; without one the shipped default, which refuses nothing and tells of attacks"},
 			&cli.StringFlag{Name: "console", EnvVars: env("CONSOLE"), Usage: "`URL` of the Console that policy comes from and audits go to; its policy wins over --policy"},
 			&cli.StringFlag{Name: "token", EnvVars: env("TOKEN"), Usage: "enrolment token for the Console; a command line is for all to see: better as DEFENDER_TOKEN, or in a file named by DEFENDER_TOKEN_FILE"},
 			&cli.StringFlag{Name: "token-file", EnvVars: env("TOKEN_FILE"), Usage: "`FILE` with the token"},

@@ -18,7 +18,24 @@ import (
 )
 
 func (a *app) policyCommands() []*cli.Command {
-	return []*cli.Command{a.policyValidate(), a.policyTest(), a.policyLearn(), a.policyImport(), a.policyExport()}
+	return []*cli.Command{a.policyDefault(), a.policyValidate(), a.policyTest(), a.policyLearn(), a.policyImport(), a.policyExport()}
+}
+
+func (a *app) policyDefault() *cli.Command {
+	return &cli.Command{
+		Name:         "default",
+		Usage:        "print the policy that holds where no other is given",
+		UsageText:    "defenderctl policy default > policy.yaml",
+		Description:  "It prevents nothing and tells of what stock programs do not do. It is the first policy of a Console as well.",
+		OnUsageError: usageError,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return fmt.Errorf("unexpected %q; there is one default", c.Args().First())
+			}
+			_, err := a.out.Write(file.DefaultText())
+			return err
+		},
+	}
 }
 
 func (a *app) policyValidate() *cli.Command {

@@ -64,8 +64,22 @@ func TestPolicyImportExport(t *testing.T) {
 	}
 }
 
+// The default is a file to begin with.
+func TestPolicyDefault(t *testing.T) {
+	text, _, exit := ctl(t, "", "policy", "default")
+	if exit != 0 || !strings.HasPrefix(text, "# ") {
+		t.Fatalf("exit %d: %s", exit, text)
+	}
+	if out, _, exit := ctl(t, text, "policy", "validate", "-"); exit != 0 || !strings.HasSuffix(out, "-: ok\n") {
+		t.Errorf("exit %d: %s", exit, out)
+	}
+	if _, errs, exit := ctl(t, "", "policy", "default", "x"); exit == 0 || !strings.Contains(errs, "there is one default") {
+		t.Errorf("exit %d: %s", exit, errs)
+	}
+}
+
 func TestPolicyFaults(t *testing.T) {
-	bad := write(t, "bad.yaml", "version: 1\nrules:\n  - {name: a, network: {effect: alert, unix: {deny: [x]}}, onUnknown: alert}\n")
+	bad := write(t, "bad.yaml", "version: 1\nrules:\n  - {name: a, network: {effect: prevent, unix: {deny: [x]}}, onUnknown: prevent}\n")
 	script := write(t, "script.yaml", "version: 1\ncustomRules:\n  - name: a\n    type: processes\n    script: proc.name = nc\n")
 	event := `{"kind":"launch","program":{"path":"/bin/ls"}}`
 	for _, tt := range []struct {

@@ -11,8 +11,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"appdefender/policy"
+	"appdefender/policy/file"
 )
 
 func read(t *testing.T, name string) []byte {
@@ -238,8 +240,15 @@ func drop(v any) any {
 	return v
 }
 
-// Nothing is dropped: each setting of a rule comes back or is a fault.
+// Nothing is dropped: each setting of a rule comes back or is a fault, or where it
+// refuses nothing a note.
 func TestExportDropsNothing(t *testing.T) {
+	for _, effect := range []policy.Effect{policy.Prevent, policy.Alert} {
+		t.Run(effect.String(), func(t *testing.T) { dropsNothing(t, effect) })
+	}
+}
+
+func dropsNothing(t *testing.T, effect policy.Effect) {
 	entries := map[string]string{
 		"Scope": "a", "DNS": "a.test", "Allow": "10.0.0.0/8", "Deny": "10.0.0.0/8", "AllowNames": "a.test", "DenyNames": "a.test",
 		"AllowPorts": "80", "DenyPorts": "80", "Malware": "md5:" + strings.Repeat("0", 32), "Trusted": "md5:" + strings.Repeat("0", 32),
@@ -263,7 +272,7 @@ func TestExportDropsNothing(t *testing.T) {
 			v.Set(reflect.ValueOf(ref(policy.Inherit)))
 		case v.Kind() == reflect.Pointer:
 			v.Set(reflect.New(v.Type().Elem()))
-			v.Elem().FieldByName("Effect").Set(reflect.ValueOf(ref(policy.Alert)))
+			v.Elem().FieldByName("Effect").Set(reflect.ValueOf(ref(effect)))
 			walk(v.Elem(), path, check)
 			v.SetZero()
 			return
@@ -294,8 +303,8 @@ func TestExportDropsNothing(t *testing.T) {
 			p.Rules[0].Name = "n"
 			defer func() { p.Rules[0].Name = "" }()
 		}
-		out, _, err := Export(p)
-		if err != nil {
+		out, notes, err := Export(p)
+		if err != nil || effect == policy.Alert && len(notes) > 0 {
 			return
 		}
 		// What is not written in the other form is on there: modified programs.
@@ -390,12 +399,12 @@ func TestExport(t *testing.T) {
 	if c := out.Rules[0].Collections[0]; c.Name != "All" || !slices.Equal(c.Images, []string{"*"}) {
 		t.Errorf("collection %+v", c)
 	}
-	_, _, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", OnUnknown: ref(policy.Alert)}}})
+	_, _, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", OnUnknown: ref(policy.Prevent)}}})
 	if err == nil || err.Error() != "rules[0].onUnknown: has no counterpart" {
 		t.Errorf("onUnknown: %v", err)
 	}
 	_, _, err = Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", Network: &policy.NetworkSection{
-		Effect: ref(policy.Alert), Unix: policy.UnixSection{Deny: []string{"docker.sock"}},
+		Effect: ref(policy.Prevent), Unix: policy.UnixSection{Deny: []string{"docker.sock"}},
 	}}}})
 	if err == nil || err.Error() != "rules[0].network.unix: has no counterpart" {
 		t.Errorf("unix: %v", err)
@@ -404,40 +413,40 @@ func TestExport(t *testing.T) {
 
 // What has no counterpart is told, each by its path.
 func TestExportFaults(t *testing.T) {
-	on, alert := ref(policy.Inherit), ref(policy.Alert)
+	on, prevent := ref(policy.Inherit), ref(policy.Prevent)
 	for _, tt := range []struct {
 		rule policy.Rule
 		want string
 	}{
-		{policy.Rule{Processes: &policy.ProcessesSection{Effect: alert, Detect: policy.ProcessDetections{
+		{policy.Rule{Processes: &policy.ProcessesSection{Effect: prevent, Detect: policy.ProcessDetections{
 			ReverseShell: on, Fileless: on, WritablePath: on, SetUID: on, ShellsFromServers: on, PackageManagersFromServers: on,
-		}}}, `rules[0].processes.detect.reverseShell: has no counterpart
-rules[0].processes.detect.fileless: has no counterpart
-rules[0].processes.detect.writablePath: has no counterpart
+		}}}, `rules[0].processes.detect.fileless: has no counterpart
+rules[0].processes.detect.packageManagersFromServers: has no counterpart
+rules[0].processes.detect.reverseShell: has no counterpart
 rules[0].processes.detect.setUID: has no counterpart
 rules[0].processes.detect.shellsFromServers: has no counterpart
-rules[0].processes.detect.packageManagersFromServers: has no counterpart`},
-		{policy.Rule{Processes: &policy.ProcessesSection{Effect: alert, Exempt: []string{"a"}, Parents: []policy.ParentRule{{}}, Detect: policy.ProcessDetections{
-			CryptoMiners: ref(policy.Prevent), Modified: on, NewBinaries: alert, LateralMovement: ref(policy.Disable),
+rules[0].processes.detect.writablePath: has no counterpart`},
+		{policy.Rule{Processes: &policy.ProcessesSection{Effect: prevent, Exempt: []string{"a"}, Parents: []policy.ParentRule{{}}, Detect: policy.ProcessDetections{
+			CryptoMiners: ref(policy.Alert), Modified: on, NewBinaries: prevent, LateralMovement: ref(policy.Disable),
 		}}}, `rules[0].processes.detect.modified and alteredPackages: one without the other has no counterpart
-rules[0].processes.detect.cryptoMiners: "prevent" has no counterpart: the section's effect is that of its detections
+rules[0].processes.detect.cryptoMiners: "alert" has no counterpart: the section's effect is that of its detections
 rules[0].processes.parents: has no counterpart
 rules[0].processes.exempt: there, exactly what is on the allow list is exempt from detections`},
 		{policy.Rule{Network: &policy.NetworkSection{
-			Effect:   alert,
+			Effect:   prevent,
 			Outbound: policy.OutboundSection{AllowNames: []string{"a"}, DenyNames: []string{"a"}, Unresolved: on},
 			Unix:     policy.UnixSection{Allow: []string{"a"}},
 			Detect:   policy.NetworkDetections{CloudMetadata: on, PortScan: on, RawSockets: on, MinerPools: on},
-		}, DNS: &policy.DNSSection{Effect: alert, Detect: policy.DNSDetections{MinerPools: on}}}, `rules[0].network.outbound.allowNames: has no counterpart
+		}, DNS: &policy.DNSSection{Effect: prevent, Detect: policy.DNSDetections{MinerPools: on}}}, `rules[0].network.outbound.allowNames: has no counterpart
 rules[0].network.outbound.denyNames: has no counterpart
-rules[0].network.outbound.unresolved: has no counterpart
 rules[0].network.unix: has no counterpart
+rules[0].dns.detect.minerPools: has no counterpart
 rules[0].network.detect.cloudMetadata: has no counterpart
+rules[0].network.detect.minerPools: has no counterpart
 rules[0].network.detect.portScan: has no counterpart
 rules[0].network.detect.rawSockets: has no counterpart
-rules[0].network.detect.minerPools: has no counterpart
-rules[0].dns.detect.minerPools: has no counterpart`},
-		{policy.Rule{Files: &policy.FilesSection{Effect: alert, Malware: []string{"x"}, Trusted: []string{"x"}, Detect: policy.FileDetections{Binaries: on}}},
+rules[0].network.outbound.unresolved: has no counterpart`},
+		{policy.Rule{Files: &policy.FilesSection{Effect: prevent, Malware: []string{"x"}, Trusted: []string{"x"}, Detect: policy.FileDetections{Binaries: on}}},
 			`rules[0].files.malware: has no counterpart
 rules[0].files.trusted: has no counterpart
 rules[0].files.detect.binaries, certificates and privateKeys: one without the other has no counterpart`},
@@ -452,7 +461,7 @@ rules[0].files.detect.binaries, certificates and privateKeys: one without the ot
 		}
 	}
 	_, notes, err := Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", Processes: &policy.ProcessesSection{
-		Effect: alert, Allow: []string{"/usr/bin/x", "y"}, Detect: policy.ProcessDetections{CryptoMiners: on},
+		Effect: ref(policy.Alert), Allow: []string{"/usr/bin/x", "y"}, Detect: policy.ProcessDetections{CryptoMiners: on},
 	}}}})
 	if err != nil || len(notes) != 2 || notes[0].Path != "rules[0].processes.allow[0]" || notes[1].Path != "rules[0].processes.allow" {
 		t.Errorf("%v, %v", notes, err)
@@ -586,4 +595,46 @@ func FuzzImport(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// The shipped policy can be read in the other form. What only tells there is
+// left out, and comes back to a rule that is written back.
+func TestExportDefault(t *testing.T) {
+	was := file.Default()
+	out, notes, err := Export(was)
+	if err != nil || len(notes) == 0 {
+		t.Fatalf("%v, notes %v", err, notes)
+	}
+	data, err := json.Marshal(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	library := slices.Clone(was.CustomRules)
+	for i := range library {
+		library[i].ID = i + 1 // the numbers that they have in the other form
+	}
+	back, _, err := Import(data, library...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(Keep(&back.Rules[0], &was.Rules[0], "")) == 0 {
+		t.Error("nothing was kept")
+	}
+	if diff := cmp.Diff(was.Rules[0], back.Rules[0], cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What only tells is a note, and what is disabled says nothing.
+func TestExportNotes(t *testing.T) {
+	_, notes, err := Export(&policy.Policy{Version: 1, Rules: []policy.Rule{{Name: "a", OnUnknown: ref(policy.Disable), Processes: &policy.ProcessesSection{
+		Effect: ref(policy.Alert), Detect: policy.ProcessDetections{ReverseShell: ref(policy.Inherit), Fileless: ref(policy.Disable), Modified: ref(policy.Alert)},
+	}}}})
+	var got []string
+	for _, n := range notes {
+		got = append(got, n.Path)
+	}
+	if want := []string{"rules[0].processes.detect.modified and alteredPackages", "rules[0].processes.detect.reverseShell"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, notes %v", err, notes)
+	}
 }

@@ -44,9 +44,7 @@ func (c *exporter) rule(r *policy.Rule, at string) Rule {
 		}
 		out.CustomRules = append(out.CustomRules, CustomRule{ID: c.ids[ref.Rule], Action: action, Effect: effect})
 	}
-	if r.OnUnknown != nil {
-		c.faults.add(at+"onUnknown", "has no counterpart")
-	}
+	c.own(at+"onUnknown", r.OnUnknown, r.OnUnknown)
 	if s := r.Processes; s != nil {
 		out.Processes = c.processes(s, at+"processes.")
 	}
@@ -54,17 +52,12 @@ func (c *exporter) rule(r *policy.Rule, at string) Rule {
 		out.Network = c.network(s, at+"network.")
 	}
 	if s := r.DNS; s != nil {
-		for _, own := range []struct {
-			key string
-			set bool
-		}{
-			{"answer", s.Answer != "" && s.Answer != policy.AnswerNoName}, {"private", len(s.Private) > 0},
-			{"detect.minerPools", s.Detect.MinerPools != nil}, {"detect.rebinding", s.Detect.Rebinding != nil},
-			{"detect.tunnels", s.Detect.Tunnels != nil}, {"detect.encryptedDNS", s.Detect.EncryptedDNS != nil},
-		} {
-			c.none(own.set, at+"dns."+own.key)
-		}
+		c.none(s.Answer != "" && s.Answer != policy.AnswerNoName, at+"dns.answer")
+		c.none(len(s.Private) > 0, at+"dns.private")
 		out.DNS = &DNS{Effect: effectWord(s.Effect), Whitelist: exportDomains(s.Allow), Blacklist: exportDomains(s.Deny)}
+	}
+	for _, o := range owned(r) {
+		c.own(at+o.key, *o.effect, o.section)
 	}
 	if s := r.Files; s != nil {
 		out.Filesystem = c.files(s, at+"files.")
@@ -82,15 +75,6 @@ func (c *exporter) processes(s *policy.ProcessesSection, at string) *Processes {
 		CheckCryptoMiners:    c.same(s.Effect, at+"detect.cryptoMiners", d.CryptoMiners),
 		CheckLateralMovement: c.same(s.Effect, at+"detect.lateralMovement", d.LateralMovement),
 		BlockAllBinaries:     c.same(s.Effect, at+"detect.onlyMainProcess", d.OnlyMainProcess),
-	}
-	for _, own := range []struct {
-		key    string
-		effect *policy.Effect
-	}{
-		{"reverseShell", d.ReverseShell}, {"fileless", d.Fileless}, {"writablePath", d.WritablePath}, {"setUID", d.SetUID},
-		{"shellsFromServers", d.ShellsFromServers}, {"packageManagersFromServers", d.PackageManagersFromServers},
-	} {
-		c.none(own.effect != nil, at+"detect."+own.key)
 	}
 	c.none(len(s.Parents) > 0, at+"parents")
 	for _, l := range []struct {
@@ -114,17 +98,10 @@ func (c *exporter) processes(s *policy.ProcessesSection, at string) *Processes {
 
 func (c *exporter) network(s *policy.NetworkSection, at string) *Network {
 	o := &s.Outbound
-	for _, own := range []struct {
-		key string
-		set bool
-	}{
-		{"outbound.allowNames", len(o.AllowNames) > 0}, {"outbound.denyNames", len(o.DenyNames) > 0}, {"outbound.unresolved", o.Unresolved != nil},
-		{"unix", len(s.Unix.Allow)+len(s.Unix.Deny) > 0},
-		{"detect.cloudMetadata", s.Detect.CloudMetadata != nil}, {"detect.portScan", s.Detect.PortScan != nil},
-		{"detect.rawSockets", s.Detect.RawSockets != nil}, {"detect.minerPools", s.Detect.MinerPools != nil},
-		{"detect.encryptedDNS", s.Detect.EncryptedDNS != nil},
-	} {
-		c.none(own.set, at+own.key)
+	c.none(len(o.AllowNames) > 0, at+"outbound.allowNames")
+	c.none(len(o.DenyNames) > 0, at+"outbound.denyNames")
+	if len(s.Unix.Allow)+len(s.Unix.Deny) > 0 {
+		c.own(at+"unix", s.Effect, s.Effect)
 	}
 	return &Network{
 		Effect:                  effectWord(s.Effect),
@@ -157,6 +134,102 @@ func (c *exporter) none(set bool, path string) {
 	}
 }
 
+// own reports a setting that the other form does not know, with its effect in
+// a section of that effect. What only tells is left out, with a note.
+func (c *exporter) own(path string, e, section *policy.Effect) {
+	if e != nil && *e == policy.Inherit {
+		e = section
+	}
+	switch {
+	case e == nil:
+	case e.Refuses():
+		c.faults.add(path, "has no counterpart")
+	case *e == policy.Alert:
+		c.notes.add(path, "is left out: it only tells, and has no counterpart")
+	}
+}
+
+// owned are the detections of a rule that the other form does not know.
+func owned(r *policy.Rule) []ownedEffect {
+	var all []ownedEffect
+	if s := r.Processes; s != nil {
+		d := &s.Detect
+		for key, e := range map[string]**policy.Effect{
+			"reverseShell": &d.ReverseShell, "fileless": &d.Fileless, "writablePath": &d.WritablePath, "setUID": &d.SetUID,
+			"shellsFromServers": &d.ShellsFromServers, "packageManagersFromServers": &d.PackageManagersFromServers,
+		} {
+			all = append(all, ownedEffect{"processes.detect." + key, e, s.Effect})
+		}
+	}
+	if s := r.DNS; s != nil {
+		d := &s.Detect
+		for key, e := range map[string]**policy.Effect{
+			"minerPools": &d.MinerPools, "rebinding": &d.Rebinding, "tunnels": &d.Tunnels, "encryptedDNS": &d.EncryptedDNS,
+		} {
+			all = append(all, ownedEffect{"dns.detect." + key, e, s.Effect})
+		}
+	}
+	if s := r.Network; s != nil {
+		d := &s.Detect
+		for key, e := range map[string]**policy.Effect{
+			"detect.cloudMetadata": &d.CloudMetadata, "detect.portScan": &d.PortScan, "detect.rawSockets": &d.RawSockets,
+			"detect.minerPools": &d.MinerPools, "detect.encryptedDNS": &d.EncryptedDNS, "outbound.unresolved": &s.Outbound.Unresolved,
+		} {
+			all = append(all, ownedEffect{"network." + key, e, s.Effect})
+		}
+	}
+	slices.SortFunc(all, func(a, b ownedEffect) int { return strings.Compare(a.key, b.key) })
+	return all
+}
+
+type ownedEffect struct {
+	key     string
+	effect  **policy.Effect
+	section *policy.Effect
+}
+
+// Keep gives a rule that was imported what the other form cannot say of the
+// rule in whose place it comes: who reads a policy, changes it and writes it
+// back means to change no more than that. It returns what was kept, as notes.
+func Keep(r, old *policy.Rule, at string) []Fault {
+	var notes Errors
+	was := owned(old)
+	for _, o := range owned(r) {
+		i := slices.IndexFunc(was, func(w ownedEffect) bool { return w.key == o.key })
+		if i >= 0 && *was[i].effect != nil {
+			*o.effect = *was[i].effect
+			notes.add(at+o.key, "stays as it was: it has no counterpart")
+		}
+	}
+	if r.OnUnknown = old.OnUnknown; old.OnUnknown != nil {
+		notes.add(at+"onUnknown", "stays as it was: it has no counterpart")
+	}
+	if s, was := r.Network, old.Network; s != nil && was != nil && len(was.Unix.Allow)+len(was.Unix.Deny) > 0 {
+		s.Unix = was.Unix
+		notes.add(at+"network.unix", "stays as it was: it has no counterpart")
+	}
+	// What is one switch there may be half on here.
+	if s, was := r.Processes, old.Processes; s != nil && was != nil {
+		keepPart(was.Detect.Modified, was.Detect.AlteredPackages, &s.Detect.Modified, &s.Detect.AlteredPackages)
+	}
+	if s, was := r.Files, old.Files; s != nil && was != nil {
+		d, old := &s.Detect, &was.Detect
+		keepPart(old.Binaries, old.PrivateKeys, &d.Binaries, &d.PrivateKeys)
+		keepPart(old.Certificates, old.PrivateKeys, &d.Certificates, &d.PrivateKeys)
+		keepPart(old.SuspiciousELF, old.ForeignArchitecture, &d.SuspiciousELF, &d.ForeignArchitecture)
+	}
+	return notes
+}
+
+// keepPart leaves off what was off of two detections that are now on together,
+// if the other was on.
+func keepPart(wasA, wasB *policy.Effect, a, b **policy.Effect) {
+	on := func(e *policy.Effect) bool { return e != nil && *e != policy.Disable }
+	if on(wasA) != on(wasB) && on(*a) && on(*b) {
+		*a, *b = wasA, wasB
+	}
+}
+
 // same reports whether detections, which are one switch in the other form, are
 // on. It is a fault if they differ, or have an effect of their own.
 func (c *exporter) same(section *policy.Effect, path string, effects ...*policy.Effect) bool {
@@ -171,8 +244,12 @@ func (c *exporter) same(section *policy.Effect, path string, effects ...*policy.
 			return false
 		}
 	}
-	if on > 0 && on < len(effects) {
+	switch {
+	case on == 0 || on == len(effects):
+	case section == nil || section.Refuses():
 		c.faults.add(path, "one without the other has no counterpart")
+	default:
+		c.notes.add(path, "are on together there")
 	}
 	return on > 0
 }

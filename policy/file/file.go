@@ -42,6 +42,9 @@ func Default() *policy.Policy {
 	return p
 }
 
+// DefaultText returns the shipped policy as a file, with its comments.
+func DefaultText() []byte { return bytes.Clone(defaultPolicy) }
+
 // Load reads the policy file at path. The error is an [*Errors] if the file
 // could be read but has faults.
 func Load(path string) (*policy.Policy, error) {

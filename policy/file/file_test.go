@@ -367,7 +367,8 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// The default selects every workload, refuses nothing and tells nothing.
+// The default selects every workload and refuses nothing; of what is nothing
+// special it does not tell.
 func TestDefault(t *testing.T) {
 	e, err := policy.Compile(Default(), policy.Workload{})
 	if err != nil {
@@ -375,6 +376,14 @@ func TestDefault(t *testing.T) {
 	}
 	if e.Rule() != "default" {
 		t.Errorf("rule %q", e.Rule())
+	}
+	for _, s := range []policy.Section{policy.Processes, policy.DNS, policy.Network, policy.Files, policy.NoSection} {
+		if e.Refuses(s) {
+			t.Errorf("section %q may refuse", s)
+		}
+	}
+	if n := e.Needs(); n.Has(policy.NeedPackages) || n.Has(policy.NeedProgramMalware) || n.Has(policy.NeedDigests) {
+		t.Errorf("it has whole programs read: %s", n)
 	}
 	for _, ev := range []policy.Event{{}, {Kind: policy.Launch}, {Kind: policy.Lookup}, {Kind: policy.Outbound}} {
 		if v := e.Decide(&ev); !v.Allow || v.Tell() {
