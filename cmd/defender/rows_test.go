@@ -174,7 +174,7 @@ func rowCases(t *testing.T) map[string]rowCase {
 			given: map[string][]byte{"given": []byte("-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n")},
 		}),
 		"Regular File Access": monitored(rowCase{
-			policy: detect("certificates"), script: "(: >cacert.pem) && echo done", places: written("DIR/cacert.pem"), techniques: []string{"manInTheMiddle"},
+			policy: detect("certificates"), given: map[string][]byte{"cacert.pem": nil}, script: "(: >cacert.pem) && echo done", places: written("DIR/cacert.pem"), techniques: []string{"manInTheMiddle"},
 		}),
 		"WildFire Malware detection": {
 			exempt: "files are sent to the maker's cloud for it; an import of a policy that asks for it says so (policy/compat)",
