@@ -412,17 +412,7 @@ func FuzzTexts(f *testing.F) {
 	})
 }
 
-func BenchmarkDecideTexts(b *testing.B) {
-	e := within(b)
-	for _, c := range hot {
-		b.Run(strings.ReplaceAll(c.name, " ", "-"), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				e.Decide(c.ev)
-			}
-		})
-	}
-}
+func BenchmarkDecideTexts(b *testing.B) { decideHot(b, within(b)) }
 
 func BenchmarkDecideCustom(b *testing.B) {
 	p := &Policy{Version: 1, Rules: []Rule{{Name: "r"}}}
@@ -431,14 +421,7 @@ func BenchmarkDecideCustom(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for _, c := range hot {
-		b.Run(strings.ReplaceAll(c.name, " ", "-"), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				e.Decide(c.ev)
-			}
-		})
-	}
+	decideHot(b, e)
 }
 
 // The effect incident is an alert that is more than an audit.

@@ -528,7 +528,7 @@ func exampleCases(t *testing.T, deeds map[string]*deed) []customCase {
 	}
 	asJake := &deed{
 		script: "cp BIN/prog-a nc; chmod 755 . nc; BIN/drop exec DIR/nc -l 80 >/dev/null && echo done", needs: []string{"root"},
-		wrap: []string{"unshare", "-m", "sh", "-c", `sed '/:1000:/d' /etc/passwd >passwd && echo jake:x:1000:1000::/:/bin/sh >>passwd && mount --bind passwd /etc/passwd && exec "$@"`, "sh"},
+		wrap: inMounts("sed '/:1000:/d' /etc/passwd >passwd && echo jake:x:1000:1000::/:/bin/sh >>passwd && mount --bind passwd /etc/passwd"),
 	}
 	if _, err := os.Lstat("/tmp/file"); err != nil {
 		t.Cleanup(func() { _ = os.Remove("/tmp/file") })
@@ -546,8 +546,7 @@ func exampleCases(t *testing.T, deeds map[string]*deed) []customCase {
 		example("1002", `proc.pname = "mysqld"`, &deed{script: "cp SHELL mysql; ./mysql -c 'BIN/prog-a >/dev/null && echo done'"}),
 		example("1003", `proc.name = "net"`, &deed{script: "cp BIN/prog-a netcat; ./netcat >/dev/null && echo done"}),
 		example("1004", `file.path startswith "/etc/x"`, &deed{
-			script: "(: >>/etc/passwd) && echo done", flags: monitoring, needs: []string{"root"},
-			wrap: []string{"unshare", "-m", "sh", "-c", `cp /etc/passwd passwd && mount --bind passwd /etc/passwd && exec "$@"`, "sh"},
+			script: "(: >>/etc/passwd) && echo done", flags: monitoring, needs: []string{"root"}, wrap: inMounts(otherPasswd),
 		}),
 		example("1005", `file.path = "/tmp/fil"`, &deed{script: "(: >>/tmp/file) && echo done", flags: monitoring}),
 		example("1006", `net.outgoing_ip >= "1.1.1.6"`, to("BIN/net", "1.1.1.5")),

@@ -26,6 +26,14 @@ type row struct {
 	preventable                                   bool
 }
 
+// inMounts starts what follows with mounts of its own, after a script.
+func inMounts(before string) []string {
+	return []string{"unshare", "-m", "sh", "-c", before + ` && exec "$@"`, "sh"}
+}
+
+// otherPasswd has /etc/passwd be a copy.
+const otherPasswd = "cp /etc/passwd passwd && mount --bind passwd /etc/passwd"
+
 func readRows(t *testing.T) []row {
 	t.Helper()
 	data, err := os.ReadFile("../../audit/testdata/audit-messages.tsv")
@@ -92,10 +100,6 @@ func rowCases(t *testing.T) map[string]rowCase {
 		return detectRule("files", "detect: {"+key+": EFFECT}")
 	}
 	rule := func(section string) string { return "version: 1\nrules:\n  - name: r\n    " + section + "\n" }
-	inMounts := func(before string) []string {
-		return []string{"unshare", "-m", "sh", "-c", before + ` && exec "$@"`, "sh"}
-	}
-	inNetwork := []string{"unshare", "-n", "sh", "-c", `ip link set lo up && ip address add 192.0.2.77/32 dev lo && exec "$@"`, "sh"}
 	monitored := func(c rowCase) rowCase {
 		c.flags = monitoring
 		return c
@@ -132,7 +136,7 @@ func rowCases(t *testing.T) map[string]rowCase {
 			places: map[string]string{"process name": "BIN/listen", "port": "18080"},
 		},
 		"Explicitly Denied Outbound Port": {
-			policy: rule(`network: {effect: EFFECT, outbound: {denyPorts: ["25"]}}`), needs: []string{"root", "ip"}, wrap: inNetwork,
+			policy: rule(`network: {effect: EFFECT, outbound: {denyPorts: ["25"]}}`), needs: []string{"root", "ip"}, wrap: onInternet("192.0.2.77"),
 			script: "BIN/net sendto 192.0.2.77 25 >/dev/null && echo done",
 			places: map[string]string{"process": "BIN/net", "destination port": "25", "destination ip": "192.0.2.77"},
 		},
@@ -142,7 +146,7 @@ func rowCases(t *testing.T) map[string]rowCase {
 			places: map[string]string{"domain name": "yahoo.test", "process path": "BIN/ask"},
 		},
 		"Administrative Account": monitored(rowCase{
-			policy: detect("sshAndAdminFiles"), needs: []string{"root"}, wrap: inMounts("cp /etc/passwd passwd && mount --bind passwd /etc/passwd"),
+			policy: detect("sshAndAdminFiles"), needs: []string{"root"}, wrap: inMounts(otherPasswd),
 			script: "(: >>/etc/passwd) && echo done", places: written("/etc/passwd"), techniques: []string{"accountManipulation", "createAccount"},
 		}),
 		"SSH Access": monitored(rowCase{
