@@ -542,6 +542,7 @@ func TestConnectWays(t *testing.T) {
 		{way: "connect-garbage"},
 		{way: "connect-nonblock"},
 		{way: "mptcp"},
+		{way: "smc"},
 		{way: "mapped", addr: "::ffff:127.0.0.2"},
 		{way: "mapped-short", addr: "::ffff:127.0.0.2"},
 		{way: "mapped-udp", addr: "::ffff:127.0.0.2"},
@@ -564,8 +565,11 @@ func TestConnectWays(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.way, func(t *testing.T) {
-			if test.way == "mptcp" {
+			switch test.way {
+			case "mptcp":
 				needMPTCP(t)
+			case "smc":
+				needSocket(t, unix.AF_SMC, 0)
 			}
 			denied := newSinks(t, addr)
 			if test.addr == "" {
@@ -603,12 +607,18 @@ func TestConnectWays(t *testing.T) {
 	}
 }
 
-// needMPTCP skips a test where sockets of it cannot be made.
 func needMPTCP(t *testing.T) {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
+	needSocket(t, unix.AF_INET, unix.IPPROTO_MPTCP)
+}
+
+// needSocket skips a test where stream sockets of a family and protocol cannot
+// be made.
+func needSocket(t *testing.T, family, protocol int) {
+	t.Helper()
+	fd, err := unix.Socket(family, unix.SOCK_STREAM, protocol)
 	if err != nil {
-		t.Skipf("needs MPTCP in the kernel: %v", err)
+		t.Skipf("needs sockets of family %d, protocol %d in the kernel: %v", family, protocol, err)
 	}
 	unix.Close(fd)
 }

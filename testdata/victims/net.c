@@ -221,6 +221,8 @@ int main(int argc, char **argv)
 	}
 	if (is(way, "mptcp"))
 		return say("connect", connect(socket(AF_INET, SOCK_STREAM, 262), (void *)&a, sizeof a)) < 0;
+	if (is(way, "smc")) // TCP by another name
+		return say("connect", connect(socket(43 /* AF_SMC */, SOCK_STREAM, 0), (void *)&a, sizeof a)) < 0;
 	if (is(way, "io_uring")) {
 		char params[256] = {0};
 		return say("io_uring_setup", syscall(SYS_io_uring_setup, 4, params)) < 0;
