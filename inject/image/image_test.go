@@ -16,7 +16,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -174,30 +173,16 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// stubs are static programs, each built once.
-var stubs = map[string]func() ([]byte, error){"amd64": building("amd64"), "arm64": building("arm64")}
-
-func building(arch string) func() ([]byte, error) {
-	return sync.OnceValues(func() ([]byte, error) {
-		dir, err := os.MkdirTemp("", "stub-")
-		if err != nil {
-			return nil, err
-		}
-		defer os.RemoveAll(dir)
-		file := filepath.Join(dir, "stub")
-		cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", file, "../testdata/stub")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("building: %w\n%s", err, out)
-		}
-		return os.ReadFile(file)
-	})
-}
-
-// stub is a program that stands in for the defender.
-func stub(t *testing.T, arch string) []byte {
+// stub builds a static program.
+func stub(t *testing.T) []byte {
 	t.Helper()
-	data, err := stubs[arch]()
+	file := filepath.Join(t.TempDir(), "stub")
+	cmd := exec.Command("go", "build", "-o", file, "../testdata/stub")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +202,7 @@ func TestEmbed(t *testing.T) {
 	}
 	push(t, p, host+"/shop:1", img)
 	dir := t.TempDir()
-	program := stub(t, runtime.GOARCH)
+	program := stub(t)
 	o := inject.Options{Policy: []byte("version: 1\n"), Version: "1.0", Console: "https://console.example.com"}
 
 	for from, to := range map[string]string{
@@ -310,7 +295,7 @@ func defenderImage(t *testing.T, program []byte) v1.Image {
 func TestEmbedFaults(t *testing.T) {
 	p := new(Places)
 	ctx := context.Background()
-	program := stub(t, runtime.GOARCH)
+	program := stub(t)
 	o := inject.Options{Policy: []byte("version: 1\n")}
 	tests := []struct {
 		name   string

@@ -5,6 +5,7 @@ import (
 	"context"
 	"debug/elf"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -31,6 +32,20 @@ import (
 
 	"appdefender/inject"
 )
+
+// header is as much of a static program as embedding looks at: these tests make
+// hundreds of layers.
+func header(t *testing.T, arch string) []byte {
+	t.Helper()
+	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(machines[arch]), Version: uint32(elf.EV_CURRENT), Ehsize: 64, Phentsize: 56, Shentsize: 64}
+	copy(h.Ident[:], elf.ELFMAG)
+	h.Ident[elf.EI_CLASS], h.Ident[elf.EI_DATA], h.Ident[elf.EI_VERSION] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)
+	var b bytes.Buffer
+	if err := binary.Write(&b, binary.LittleEndian, h); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
 
 func forArch(t *testing.T, arch string) v1.Image {
 	t.Helper()
@@ -160,7 +175,7 @@ func protectedBy(t *testing.T, img v1.Image) (elf.Machine, []string) {
 func TestEmbedIndex(t *testing.T) {
 	p := new(Places)
 	ctx := context.Background()
-	programs := [][]byte{stub(t, "amd64"), stub(t, "arm64")}
+	programs := [][]byte{header(t, "amd64"), header(t, "arm64")}
 	host := quietRegistry(t)
 	o := inject.Options{Policy: []byte("version: 1\n"), Version: "1.0", AppID: "shop:1"}
 	for _, media := range []types.MediaType{types.DockerManifestList, types.OCIImageIndex} {
@@ -253,7 +268,7 @@ func TestEmbedLayout(t *testing.T) {
 	if err := p.write(ctx, &content{object: whole, whole: true}, "oci:"+dir+"/in"); err != nil {
 		t.Fatal(err)
 	}
-	programs := [][]byte{stub(t, "amd64"), stub(t, "arm64")}
+	programs := [][]byte{header(t, "amd64"), header(t, "arm64")}
 	res, err := p.Embed(ctx, Job{From: "oci:" + dir + "/in", To: "oci-archive:" + dir + "/out.tar", Programs: programs, Options: inject.Options{Policy: []byte("version: 1\n")}})
 	if err != nil || !res.Changed {
 		t.Fatal(err)
@@ -294,7 +309,7 @@ func TestIndexFaults(t *testing.T) {
 	p := new(Places)
 	ctx := context.Background()
 	host := quietRegistry(t)
-	amd, arm := stub(t, "amd64"), stub(t, "arm64")
+	amd, arm := header(t, "amd64"), header(t, "arm64")
 	o := inject.Options{Policy: []byte("version: 1\n"), Version: "1.0"}
 	const one = `{"schemaVersion": 2, "manifests": [{"mediaType": "application/vnd.docker.distribution.manifest.v2+json", "digest": "%s", "size": %d, "platform": {"architecture": "`
 	const two = `"}}, {"mediaType": "application/vnd.docker.distribution.manifest.v2+json", "digest": "%s", "size": %d, "platform": {"architecture": "`
@@ -420,7 +435,7 @@ func TestEmbedUnknown(t *testing.T) {
 	push(t, p, "oci:"+dir+"/in", img)
 	want := rawOf(t, img)
 	for from, to := range map[string]string{host + "/in": host + "/out", "oci:" + dir + "/in": "oci-archive:" + dir + "/out"} {
-		res, err := p.Embed(ctx, Job{From: from, To: to, Programs: [][]byte{stub(t, runtime.GOARCH)}, Options: inject.Options{Policy: []byte("version: 1\n")}})
+		res, err := p.Embed(ctx, Job{From: from, To: to, Programs: [][]byte{header(t, runtime.GOARCH)}, Options: inject.Options{Policy: []byte("version: 1\n")}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -491,7 +506,7 @@ func TestRepacked(t *testing.T) {
 	p := new(Places)
 	ctx := context.Background()
 	host := quietRegistry(t)
-	program := stub(t, runtime.GOARCH)
+	program := header(t, runtime.GOARCH)
 	img := sample(t, nil)
 	push(t, p, host+"/in", img)
 	if _, err := p.Embed(ctx, Job{From: host + "/in", To: host + "/out", Programs: [][]byte{program}, Options: inject.Options{Policy: []byte("version: 1\n"), Version: "1.0"}}); err != nil {
@@ -575,7 +590,7 @@ func TestBasicRegistry(t *testing.T) {
 	}
 	p := &Places{CA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})}
 	ctx := context.Background()
-	programs := [][]byte{stub(t, "amd64"), stub(t, "arm64")}
+	programs := [][]byte{header(t, "amd64"), header(t, "arm64")}
 	for name, text := range map[string]string{
 		"helper":   `{"credHelpers": {"` + host + `": "test"}}`,
 		"password": `{"auths": {"` + host + `": {"auth": "` + base64.StdEncoding.EncodeToString([]byte("AWS:t0ken")) + `"}}}`,
