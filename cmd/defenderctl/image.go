@@ -82,6 +82,9 @@ func (a *app) image(c *cli.Context) error {
 		res, err = places.Embed(ctx, j)
 	}
 	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted")
+		}
 		return notWritten(err)
 	}
 	if c.Bool("check") {
