@@ -17,7 +17,8 @@ TEST_PACKAGES := wget busybox-static bind9-dnsutils strace
 PLATFORM_PACKAGES := $(TEST_PACKAGES) podman buildah skopeo docker-compose runc netavark aardvark-dns catatonit debootstrap \
 	qemu-system-x86 cpio xz-utils chromium \
 	iproute2 musl-tools nodejs python3 curl knot-dnsutils ldnsutils bind9-host nscd default-jdk-headless \
-	dash git make gdb python3-pytest python3-psutil python3-prctl
+	dash git make gdb python3-pytest python3-psutil python3-prctl \
+	nginx redis-server redis-tools postgresql php-cli python3-venv openssh-client perl
 
 .PHONY: help
 help: ## this list
