@@ -427,12 +427,13 @@ func (b *builder) widenFolders(path string) {
 			return e[:i]
 		})
 	}
-	// What an entry covers anyway needs none of its own.
+	// What an entry covers anyway needs none of its own. A path stands for all
+	// below it, a pattern for what it matches alone.
 	entries := b.lists[path]
 	for e, p := range entries {
 		for dir := e; strings.Contains(dir, "/"); {
 			dir = dir[:strings.LastIndexByte(dir, '/')]
-			if over := entries[dir]; over != nil {
+			if over := entries[dir]; over != nil && !strings.Contains(dir, "*") {
 				over.obs, over.kinds = append(over.obs, p.obs...), max(over.kinds, 1)+max(p.kinds, 1)
 				delete(entries, e)
 				break

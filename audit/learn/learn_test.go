@@ -103,6 +103,8 @@ func TestLearned(t *testing.T) {
 		{"a program", []policy.Event{launch("/usr/bin/wget", "wget", "x")}, nil, []policy.Event{launch("/usr/bin/curl"), launch("/tmp/wget")}},
 		{"a script", []policy.Event{{Kind: policy.Launch, Program: policy.Program{Typed: "/app/run.sh", Path: "/app/run.sh", Interpreters: []string{"/usr/bin/dash"}}}}, nil,
 			[]policy.Event{launch("/usr/bin/dash"), {Kind: policy.Launch, Program: policy.Program{Typed: "/app/other.sh", Path: "/app/other.sh", Interpreters: []string{"/usr/bin/dash"}}}}},
+		{"files below a folder with another name each time", []policy.Event{change("mkdir", "/tmp/run-7123456/out", ""), write("/tmp/run-7123456/out/deep/f"), write("/tmp/run-7123456/out/g")},
+			[]policy.Event{write("/tmp/run-9876543/out/g"), write("/tmp/run-9876543/out/deep/f")}, []policy.Event{write("/tmp/run-9876543/out/other"), write("/tmp/other/out/g"), write("/etc/passwd")}},
 		{"an applet", []policy.Event{{Kind: policy.Launch, Program: policy.Program{Typed: "/bin/mkdir", Path: "/bin/busybox", Applet: "mkdir"}}}, nil,
 			[]policy.Event{{Kind: policy.Launch, Program: policy.Program{Typed: "/bin/nc", Path: "/bin/busybox", Applet: "nc"}}}},
 		{"a program with a star in its name", []policy.Event{launch("/opt/x/*")}, nil, []policy.Event{launch("/opt/x/y")}},
