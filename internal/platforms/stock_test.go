@@ -399,7 +399,7 @@ func TestLearnedInContainer(t *testing.T) {
 				t.Errorf("learning to standard error: exit status %d\n%s", r.exit, r.stderr)
 			}
 			if strings.HasPrefix(name, "read-only") {
-				if r := start("", "--learn", "/learned.yaml"); r.exit != 125 || !strings.Contains(r.stderr, "places to write to: /out") {
+				if r := start("", "--learn", "/learned.yaml"); r.exit != 125 || !strings.Contains(r.stderr, "places to write to: ") || !strings.Contains(r.stderr, "/out") {
 					t.Errorf("learning where nothing can be written: exit status %d\n%s", r.exit, r.stderr)
 				}
 			}
