@@ -70,7 +70,7 @@ func groups(recordings []*Recording) []group {
 		})
 		if i < 0 {
 			g.Recording = NewRecording(h)
-			g.KeepSecrets() // those that r has left
+			g.KeepSecrets()           // those that r has left
 			g.Recording.head.Lost = 0 // Merge adds it
 			all = append(all, g)
 			i = len(all) - 1
