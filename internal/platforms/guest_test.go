@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A guest is a kernel of its own, such as a virtual machine's or gVisor's. It
@@ -155,8 +157,19 @@ func guestRoot(t *testing.T, m machine) string {
 // serving is a file that says that a guest's servers run.
 const serving = "/tmp/serving"
 
+// modules is a folder with modules for a guest's kernel.
+const modules = "/modules"
+
 // serve is a guest's servers.
 func serve() int {
+	for _, name := range []string{"ib_core.ko", "smc.ko"} {
+		if f, err := os.Open(filepath.Join(modules, name)); err == nil {
+			if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil {
+				fmt.Fprintf(os.Stderr, "loading %s: %v\n", name, err)
+			}
+			f.Close()
+		}
+	}
 	if _, err := startServers(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -34,7 +34,7 @@ var kernels = []struct {
 // kernel: each runs its victims alone and protected. Emulation has a tenth of a
 // machine's speed; all tests take hours.
 const kernelTests = "TestExecWays/^(empty-path|threads|setuid)$|TestExecByAnother/^(loader|script_of_env)$|TestFileless|TestOtherTables|" +
-	"TestConnectWays/^(connect|sendmsg|sendmmsg|mapped|fastopen)$|TestOwnTable|TestListenWays/^(tcp|udp)$|TestUnixWays/^abstract$|" +
+	"TestConnectWays/^(connect|sendmsg|sendmmsg|mapped|fastopen|smc)$|TestOwnTable|TestListenWays/^(tcp|udp)$|TestUnixWays/^abstract$|" +
 	"TestFileWays/^(write|rename-over)$|TestBlockingConnect/^(eintr|restart|kill)$|" +
 	"TestKin/^(orphan|untraced)$|TestOwnFilter/^(listener|errno)$|TestSignalsArrive/^(stop|exec-storm)$|" +
 	"TestReach/^uid_1000$/^parent$/^(kill|threads-tkill|pidfd|seize|mem)$|TestChangedUser/^without|TestIOUring|TestVisible|" +
@@ -112,6 +112,8 @@ func (m machine) boot(t *testing.T, kernel, init string) string {
 	if err := os.WriteFile(filepath.Join(root, "init"), []byte(init), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// A socket family that the kernel would load by itself.
+	run(t, filepath.Dir(filepath.Dir(kernel)), "sh", "-c", `rm -rf "$0"; mkdir "$0"; find . -name smc.ko* -o -name ib_core.ko* | xargs cp -t "$0"; xz -dqf "$0"/*.xz || :`, filepath.Join(root, modules))
 	// Packed only, for the emulated processor would have to unpack it.
 	run(t, root, "sh", "-c", "find . -xdev | cpio -o -H newc --quiet >"+initrd)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Hour) // against a hang
