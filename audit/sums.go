@@ -26,7 +26,8 @@ const (
 //
 // Records are of a kind if the same was detected, by the same custom rule, and
 // either all or none was refused: what got through is not lost among what was
-// stopped. The Defender's own news are of none.
+// stopped. The Defender's own news are of none. A sum is in memory until it is
+// written, and lost with a process that is killed.
 type Sums struct {
 	next      Sink
 	container string
