@@ -12,7 +12,6 @@ type Engine struct {
 	rule      string // "" if no rule matched
 	onUnknown *Effect
 	needs     Needs
-	asksWho   bool              // about lookups
 	effects   [Files + 1]Effect // the strictest of each section, and of all
 	workload  Workload
 	customs   [RawSocket + 1]customSet // by the kind of event
@@ -84,7 +83,6 @@ func Compile(p *Policy, w Workload) (*Engine, error) {
 		e.needs = j.need()
 		for i := range customs {
 			e.needs |= customs[i].needs
-			e.asksWho = e.asksWho || customs[i].kind == Lookup && customs[i].needs != 0
 		}
 		if r.OnUnknown != nil {
 			e.onUnknown = new(*r.OnUnknown)

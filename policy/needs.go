@@ -78,7 +78,7 @@ func (n Needs) Has(these Needs) bool { return n&these == these }
 
 // AsksWho reports whether the verdict on a lookup may depend on who asks, or
 // tells of it: whoever that is must then be known before.
-func (e *Engine) AsksWho() bool { return e != nil && e.asksWho }
+func (e *Engine) AsksWho() bool { return e != nil && e.customs[Lookup].needs != 0 }
 
 // Needs returns what the rule asks about. A caller fills in these facts and
 // stops the calls of these events; whatever else it tells does no harm.
