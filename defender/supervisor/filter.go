@@ -50,6 +50,11 @@ func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
 	if err := f.SetBadArchAction(enosys); err != nil {
 		return nil, fmt.Errorf("building filter: %w", err)
 	}
+	// A tree by the calls' numbers: a call whose arguments count, such as an
+	// open with files monitored, is not in the kernel's bitmap and walks it.
+	if err := f.SetOptimize(2); err != nil {
+		return nil, fmt.Errorf("building filter: %w", err)
+	}
 	b := builder{f: f, stop: seccomp.ActNotify}
 	if by == ByPtrace {
 		b.stop = seccomp.ActTrace.SetReturnCode(traceMark)
