@@ -133,7 +133,7 @@ func TestCrowd(t *testing.T) {
 func TestReusedNumbers(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	const few = `echo 400 >/proc/sys/kernel/pid_max && "$@"; exit $?`
+	const few = `echo 600 >/proc/sys/kernel/pid_max && "$@"; exit $?`
 	const script = `"$0" procs 1500 </dev/null & i=0
 while [ $i -lt 100 ]; do "$1" 2>/dev/null; "$2"; i=$((i+1)); done; wait`
 	var u unix.Utsname
