@@ -157,7 +157,7 @@ func (s *sockets) next(c *socket, used bool) *socket {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.ended || len(s.ready) >= maxReady {
 		_ = conn.Close()
 		return nil
 	}
