@@ -6,8 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestKin starts a denied program in processes that are related to the target
@@ -136,12 +134,7 @@ func TestReusedNumbers(t *testing.T) {
 	const few = `echo 600 >/proc/sys/kernel/pid_max && "$@"; exit $?`
 	const script = `"$0" procs 1500 </dev/null & i=0
 while [ $i -lt 100 ]; do "$1" 2>/dev/null; "$2"; i=$((i+1)); done; wait`
-	var u unix.Utsname
-	var major, minor int
-	if err := unix.Uname(&u); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil || major < 6 || major == 6 && minor < 14 {
+	if !kernelIs(6, 14) {
 		t.Skip("needs Linux 6.14, where a pid namespace has a pid_max of its own")
 	}
 	r := run{policy: denyProgram, wrap: []string{"unshare", "-pf", "--mount-proc", "sh", "-c", few, "sh"}}.protected(t,

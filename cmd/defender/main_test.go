@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // These tests run the real, static program, as a user would. bin holds it and
@@ -427,6 +428,17 @@ func describe(mark string) string {
 		}
 	}
 	return b.String()
+}
+
+// kernelIs reports whether the kernel is of that version or a later one.
+func kernelIs(major, minor int) bool {
+	var u unix.Utsname
+	var a, b int
+	if err := unix.Uname(&u); err != nil {
+		return false
+	}
+	_, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b)
+	return err == nil && (a > major || a == major && b >= minor)
 }
 
 // needRoot skips a test that cannot be made without root.

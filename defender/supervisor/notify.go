@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -62,6 +63,9 @@ func Notify(listener int, cfg Config) *Supervisor {
 
 // maxParked is how many receivers are kept for later.
 const maxParked = 8
+
+// maxSeizes is how often the tracing of a caller is tried, a millisecond apart.
+const maxSeizes = 20
 
 func (b *notify) start() {
 	if b.s.cfg.Levels.SyncWakeUp {
@@ -307,13 +311,11 @@ func (b *notify) verified(c *Call, r Reply) Outcome {
 	if !b.s.cfg.Levels.Trace || c.Program.gains && !b.s.cfg.NoNewPrivs && !sys.Can(unix.CAP_SYS_PTRACE) {
 		return Outcome{Level: Checked, Err: c.proceed()}
 	}
-	err := sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
-	if err != nil {
+	if err := b.seize(c); err != nil {
 		if gone := c.pending(); gone != nil {
 			c.replied = true
 			return Outcome{Level: Checked, Failed: true, Err: gone}
 		}
-		err = fmt.Errorf("another process traces it: %w", err)
 		if r.Unverifiable == nil || !r.Unverifiable(err) {
 			return Outcome{Level: Refused, Failed: true, Err: errors.Join(err, c.refuse(unix.EACCES))}
 		}
@@ -344,6 +346,27 @@ func (b *notify) verified(c *Call, r Reply) Outcome {
 		b.release(pid, status.StopSignal())
 	}
 	return out
+}
+
+// seize makes this thread the tracer of the caller, for its exec.
+func (b *notify) seize(c *Call) error {
+	for try := 0; ; try++ {
+		err := sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
+		if err == nil {
+			return nil
+		}
+		st, _ := sys.ReadStatus(c.TID)
+		switch {
+		case st == nil || !errors.Is(err, unix.EPERM):
+			return fmt.Errorf("it cannot be traced: %w", err)
+		case st.Tracer != 0 && st.Tracer != os.Getpid():
+			return fmt.Errorf("process %d traces it: %w", st.Tracer, err)
+		case try == maxSeizes:
+			return fmt.Errorf("another process traces it: %w", err)
+		}
+		// Another thread of ours has it still, or whoever had it has let it go.
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // release lets a stopped tracee go. One that was killed in the meantime is

@@ -32,7 +32,7 @@ const denied = 10_000
 func nameRows() []row {
 	load := func(name, what string, names int, bounds []bound) row {
 		return row{
-			name: name, group: groupNames, what: what, unit: "q/s", more: true, variants: nameServers, base: "dnsmasq", needs: []string{"dnsperf"}, bounds: bounds,
+			name: name, group: groupNames, what: what, unit: "q/s", more: true, variants: nameServers, base: "dnsmasq", needs: []string{"dnsperf"}, turns: 3, bounds: bounds,
 			measure: func(b *bench, v variant) (float64, error) { rate, _, err := b.lookups(v.name, names); return rate, err },
 		}
 	}

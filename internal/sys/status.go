@@ -17,6 +17,7 @@ type Status struct {
 	TGID, PPID int
 	PID        int    // its number where the file was opened
 	NSPID      []int  // its numbers, from our pid namespace inwards; nil on gVisor
+	Tracer     int    // the process that traces it; 0 if none does, or from outside our pid namespace
 	UID, GID   [4]int // real, effective, saved, file system
 	Threads    int
 	// Signals: waiting for the thread, for the process, blocked, ignored.
@@ -56,6 +57,8 @@ func ReadStatusAt(name string) (*Status, error) {
 			}
 		case "PPid":
 			st.PPID, err = strconv.Atoi(value)
+		case "TracerPid":
+			st.Tracer, err = strconv.Atoi(value)
 		case "Uid":
 			_, err = fmt.Sscan(value, &st.UID[0], &st.UID[1], &st.UID[2], &st.UID[3])
 		case "Gid":
