@@ -3,7 +3,6 @@ package supervisor
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -41,6 +40,8 @@ type notify struct {
 	leader  atomic.Pointer[lead] // what handles a call, nil while it waits for one
 	calls   atomic.Uint64        // that were taken
 	guarded atomic.Bool          // guard runs
+
+	holds sync.Map // by thread, of *hold
 }
 
 // lead is one receiver's: whether it leads.
@@ -63,9 +64,6 @@ func Notify(listener int, cfg Config) *Supervisor {
 
 // maxParked is how many receivers are kept for later.
 const maxParked = 8
-
-// maxSeizes is how often the tracing of a caller is tried, a millisecond apart.
-const maxSeizes = 20
 
 func (b *notify) start() {
 	if b.s.cfg.Levels.SyncWakeUp {
@@ -311,11 +309,19 @@ func (b *notify) verified(c *Call, r Reply) Outcome {
 	if !b.s.cfg.Levels.Trace || c.Program.gains && !b.s.cfg.NoNewPrivs && !sys.Can(unix.CAP_SYS_PTRACE) {
 		return Outcome{Level: Checked, Err: c.proceed()}
 	}
-	if err := b.seize(c); err != nil {
+	h, ok := b.hold(c)
+	if !ok {
+		c.replied = true
+		return Outcome{Level: Checked, Failed: true, Err: sys.ErrGone}
+	}
+	err := sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
+	if err != nil {
+		b.let(c.TID, h)
 		if gone := c.pending(); gone != nil {
 			c.replied = true
 			return Outcome{Level: Checked, Failed: true, Err: gone}
 		}
+		err = fmt.Errorf("another process traces it: %w", err)
 		if r.Unverifiable == nil || !r.Unverifiable(err) {
 			return Outcome{Level: Refused, Failed: true, Err: errors.Join(err, c.refuse(unix.EACCES))}
 		}
@@ -323,7 +329,9 @@ func (b *notify) verified(c *Call, r Reply) Outcome {
 	}
 	sent := c.proceed()
 	_ = sys.Interrupt(c.TID)
+	h.interrupted.Store(true)
 	pid, status, err := sys.WaitTracee()
+	b.let(c.TID, h) // before it runs on, and calls again
 	out := Outcome{Level: Verified, Err: sent}
 	switch {
 	case err != nil: // it died, and was reaped as the child of ours it was
@@ -348,26 +356,42 @@ func (b *notify) verified(c *Call, r Reply) Outcome {
 	return out
 }
 
-// seize makes this thread the tracer of the caller, for its exec.
-func (b *notify) seize(c *Call) error {
-	for try := 0; ; try++ {
-		err := sys.AsTarget(c.TID, func() error { return sys.Seize(c.TID, sys.TraceExec) })
-		if err == nil {
-			return nil
+// hold is one receiver's trace of a caller, until the caller has stopped.
+type hold struct{ interrupted, over atomic.Bool }
+
+// hold makes the caller ours to trace. It reports false if another receiver
+// still has it, and then has the call made again: an exec that fails at once,
+// such as that of a text without an interpreter's name, is followed by the next
+// before the first is seen to have failed, and its receiver waits for a stop
+// that cannot come while we have the call.
+func (b *notify) hold(c *Call) (*hold, bool) {
+	h := new(hold)
+	for {
+		had, ok := b.holds.LoadOrStore(c.TID, h)
+		if !ok {
+			return h, true
 		}
-		st, _ := sys.ReadStatus(c.TID)
-		switch {
-		case st == nil || !errors.Is(err, unix.EPERM):
-			return fmt.Errorf("it cannot be traced: %w", err)
-		case st.Tracer != 0 && st.Tracer != os.Getpid():
-			return fmt.Errorf("process %d traces it: %w", st.Tracer, err)
-		case try == maxSeizes:
-			return fmt.Errorf("another process traces it: %w", err)
+		other := had.(*hold)
+		for !other.interrupted.Load() && !other.over.Load() {
+			time.Sleep(20 * time.Microsecond) // it is about to
 		}
-		// Another thread of ours has it still, or whoever had it has let it go.
-		time.Sleep(time.Millisecond)
+		if !other.over.Load() {
+			// With the interrupt waiting the kernel looks at the result, and
+			// restarts the call after the stop; else the thread would see it.
+			_ = sys.Send(b.listener, &sys.Resp{ID: c.id, Error: -errRestartNoIntr})
+			return nil, false
+		}
 	}
 }
+
+func (b *notify) let(tid int, h *hold) {
+	b.holds.Delete(tid)
+	h.over.Store(true)
+}
+
+// errRestartNoIntr is ERESTARTNOINTR of the kernel: the call starts again
+// whatever signal has come.
+const errRestartNoIntr = 513
 
 // release lets a stopped tracee go. One that was killed in the meantime is
 // still ours until we have waited for it, and would be taken for the next.

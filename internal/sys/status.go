@@ -17,7 +17,7 @@ type Status struct {
 	TGID, PPID int
 	PID        int    // its number where the file was opened
 	NSPID      []int  // its numbers, from our pid namespace inwards; nil on gVisor
-	Tracer     int    // the process that traces it; 0 if none does, or from outside our pid namespace
+	Tracer     int    // the thread that traces it; 0 if none does, or from outside our pid namespace
 	UID, GID   [4]int // real, effective, saved, file system
 	Threads    int
 	// Signals: waiting for the thread, for the process, blocked, ignored.
