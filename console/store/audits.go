@@ -148,7 +148,7 @@ func facet(field byte, value string) string {
 //
 // It returns the highest sequence up to which all records are kept, and the
 // records that were new. Until it returns, nothing is promised.
-func (s *Store) AddAudits(ctx context.Context, instance string, first uint64, records []json.RawMessage) (acked uint64, added []Audit, err error) {
+func (s *Store) AddAudits(ctx context.Context, instance string, first uint64, records []json.RawMessage) (uint64, []Audit, error) {
 	if first == 0 || first > 1<<62 {
 		return 0, nil, fmt.Errorf("adding audits of %q: sequence %d is none", instance, first)
 	}
@@ -165,7 +165,11 @@ func (s *Store) AddAudits(ctx context.Context, instance string, first uint64, re
 		batch[i] = newAudit(instance, first+uint64(i), raw)
 		texts[i] = batch[i].text()
 	}
-	err = s.update(ctx, func(t *tx) error {
+	// Not the results themselves: update may give up waiting for what still
+	// writes these.
+	var acked uint64
+	var added []Audit
+	err := s.update(ctx, func(t *tx) error {
 		var defender int64
 		if err := t.scan(`SELECT id, acknowledged FROM defenders WHERE instance = ?`, []any{instance}, &defender, &acked); err != nil {
 			return orNotFound(err, "Defender %q", instance)

@@ -33,8 +33,9 @@ type Limits struct {
 // comes back enrols again. Who was revoked stays, to stay out.
 //
 // The file does not become smaller; what is free in it is used again.
-func (s *Store) Prune(ctx context.Context, l Limits) (removed int, err error) {
+func (s *Store) Prune(ctx context.Context, l Limits) (int, error) {
 	now := s.now()
+	removed := 0 // not the result itself: update may give up waiting for what still writes this
 	last := int64(-1) // the highest id to remove
 	if l.Age > 0 {
 		last = firstID(now.Add(-l.Age)) - 1
@@ -48,7 +49,7 @@ func (s *Store) Prune(ctx context.Context, l Limits) (removed int, err error) {
 			last = 1<<63 - 1
 		}
 	}
-	err = s.update(ctx, func(t *tx) error {
+	err := s.update(ctx, func(t *tx) error {
 		const oldest = ` IN (SELECT id FROM audits WHERE id <= ? ORDER BY id LIMIT ?)`
 		if _, err := t.exec(`DELETE FROM audits_text WHERE rowid`+oldest, last, PruneStep); err != nil {
 			return err

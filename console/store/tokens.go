@@ -18,7 +18,7 @@ type Token struct {
 
 // AddToken makes a token and returns its secret. Of t, only Name, Expires and
 // Uses count.
-func (s *Store) AddToken(ctx context.Context, who string, token Token) (secret string, err error) {
+func (s *Store) AddToken(ctx context.Context, who string, token Token) (string, error) {
 	switch err := CheckName(token.Name); {
 	case err != nil:
 		return "", invalid("adding token: %w", err)
@@ -27,8 +27,8 @@ func (s *Store) AddToken(ctx context.Context, who string, token Token) (secret s
 	case !token.Expires.IsZero() && !s.now().Before(token.Expires):
 		return "", invalid("adding token: it would have expired already")
 	}
-	secret = newSecret("enrol-")
-	err = s.update(ctx, func(t *tx) error {
+	secret := newSecret("enrol-")
+	err := s.update(ctx, func(t *tx) error {
 		now := micros(s.now())
 		var expires, uses any
 		if !token.Expires.IsZero() {
