@@ -379,8 +379,7 @@ func TestLearnedInContainer(t *testing.T) {
 		"read-only":      {"--read-only", "--read-only-tmpfs=false"},
 		"read-only, uid": {"--read-only", "--read-only-tmpfs=false", "--user", "1000", "--cap-drop", "all"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		t.Run(name, func(t *testing.T) { // one at a time: they share the machine's ports
 			volume := t.TempDir()
 			if err := os.Chmod(volume, 0o777); err != nil {
 				t.Fatal(err)
