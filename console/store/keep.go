@@ -35,7 +35,7 @@ type Limits struct {
 // The file does not become smaller; what is free in it is used again.
 func (s *Store) Prune(ctx context.Context, l Limits) (int, error) {
 	now := s.now()
-	removed := 0 // not the result itself: update may give up waiting for what still writes this
+	removed := 0      // not the result itself: update may give up waiting for what still writes this
 	last := int64(-1) // the highest id to remove
 	if l.Age > 0 {
 		last = firstID(now.Add(-l.Age)) - 1
