@@ -95,8 +95,10 @@ func TestDiskFull(t *testing.T) {
 	if lost := 3000 - launches; lost <= 0 || uint64(lost) > d.Dropped {
 		t.Errorf("%d launches are missing, and %d records dropped", lost, d.Dropped)
 	}
-	if strings.Count(said, "no space left on device") != 1 {
-		t.Error("the Console does not know that the disk was full")
+	// Who finds the disk full first, and how full, is chance: a record that does
+	// not fit, the look before it, or the spool's own state.
+	if n := strings.Count(said, "audit records wait in memory"); n != 1 {
+		t.Errorf("the Console was told %d times that the disk is full", n)
 	}
 	text, err := os.ReadFile(log)
 	if err != nil {
