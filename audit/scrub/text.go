@@ -131,6 +131,7 @@ func (t *texter) url() {
 	from := t.at + 3
 	end, colon, at, pathAt := from, -1, -1, -1
 	inPath := false
+read:
 	for ; end < len(s) && !space(s[end]) && strings.IndexByte("\"'`<>|", s[end]) < 0; end++ {
 		switch s[end] {
 		case '/', '?', '#':
@@ -140,7 +141,7 @@ func (t *texter) url() {
 				colon = end
 			}
 			if end > from && strings.HasPrefix(s[end:], "://") {
-				goto read // another URL
+				break read // another URL
 			}
 		case '@':
 			if inPath {
@@ -150,7 +151,6 @@ func (t *texter) url() {
 			}
 		}
 	}
-read:
 	t.at = from
 	switch {
 	case at < 0 && pathAt > 0 && colon > 0 && !digitsUntilSlash(s[colon+1:pathAt]) && (len(s) == from || s[from] != '['):
@@ -210,81 +210,93 @@ func (t *texter) pair() {
 	if s[i] == '=' && (strings.HasPrefix(s[i+1:], "=") || i > 0 && strings.IndexByte("=!<>", s[i-1]) >= 0) {
 		return // a comparison
 	}
-	// The name, which may be quoted.
-	end := i
-	for end > 0 && i-end < 3 && (s[end-1] == ' ' || s[end-1] == '\t' || s[i] == '=' && s[end-1] == ':') {
-		end--
-	}
-	quoted := false
-	if end > 0 && (s[end-1] == '"' || s[end-1] == '\'') {
-		quoted = true
-		for end--; end > 0 && i-end < 6 && s[end-1] == '\\'; end-- {
-		}
-	}
-	from := end
-	for from > 0 && end-from <= maxName && isName(s[from-1]) {
-		from--
-	}
-	name := strings.TrimLeft(s[from:end], "-.")
-	if name == "" {
+	from, end, quoted := t.nameBefore(i)
+	g := given{name: strings.TrimLeft(s[from:end], "-."), by: s[i], quoted: quoted}
+	if g.name == "" {
 		return
 	}
-	var before byte // what stands before the name
 	if from > 0 {
-		before = s[from-1]
+		g.before = s[from-1]
 	}
-	if s[i] == ':' && headerName(name) && !quoted {
-		t.header(from, before)
+	if g.by == ':' && headerName(g.name) && !quoted {
+		t.header(from, g.before)
 		return
 	}
-	weak := (before == '?' || before == '&') && s[i] == '=' && weakName(name)
-	strong := secretName(name)
-	if !weak && !strong && !authName(name) {
+	g.weak = (g.before == '?' || g.before == '&') && g.by == '=' && weakName(g.name)
+	g.strong = secretName(g.name)
+	if !g.weak && !g.strong && !authName(g.name) {
 		return
 	}
-	// The value.
 	k := i + 1
-	if s[i] == '=' && strings.HasPrefix(s[k:], ">") {
+	if g.by == '=' && strings.HasPrefix(s[k:], ">") {
 		k++
 	}
 	value := k
 	for value < len(s) && value-k < 3 && (s[value] == ' ' || s[value] == '\t') {
 		value++
 	}
-	spaced := value > k || end < i && !quoted && s[i] == '='
-	stop, isQuoted := t.valueEnd(&value, before)
-	v := s[value:min(stop, len(s))]
-	if harmless(v) || v == "" || before == '/' && v[0] == '/' {
-		return // the last is sed's
+	g.spaced = value > k || end < i && !quoted && g.by == '='
+	stop, isQuoted := t.valueEnd(&value, g.before)
+	g.quoted = g.quoted || isQuoted
+	if g.secret(s[value:min(stop, len(s))], s[stop:]) {
+		t.hide(value, stop)
+	}
+}
+
+// nameBefore returns where the name stands, perhaps in quotes, that the = or :
+// at i belongs to.
+func (t *texter) nameBefore(i int) (from, end int, quoted bool) {
+	s := t.s
+	end = i
+	for end > 0 && i-end < 3 && (s[end-1] == ' ' || s[end-1] == '\t' || s[i] == '=' && s[end-1] == ':') {
+		end--
+	}
+	if end > 0 && (s[end-1] == '"' || s[end-1] == '\'') {
+		quoted = true
+		for end--; end > 0 && i-end < 6 && s[end-1] == '\\'; end-- {
+		}
+	}
+	from = end
+	for from > 0 && end-from <= maxName && isName(s[from-1]) {
+		from--
+	}
+	return from, end, quoted
+}
+
+// given is how a value is given under a name.
+type given struct {
+	name   string
+	by     byte // '=' or ':'
+	before byte // what stands before the name; 0 at the text's start
+	quoted bool // the name or the value
+	spaced bool // there are blanks between the two
+	strong bool // the name is a secret's
+	weak   bool // … in a query
+}
+
+// secret reports whether v is a secret, with rest behind it.
+func (g *given) secret(v, rest string) bool {
+	if harmless(v) || g.before == '/' && v[0] == '/' {
+		return false // the last is sed's
 	}
 	switch {
-	case !strong && !weak: // auth
-		if !strings.Contains(v, ":") && (len(v) < 8 || !strings.ContainsAny(v, "0123456789")) {
-			return
-		}
-	case weak && !strong:
-		if len(v) < 16 && name != "sig" {
-			return
-		}
-	case isQuoted || quoted:
-		if !secretValue(name, v) {
-			return
-		}
-	case spaced:
+	case !g.strong && !g.weak: // auth
+		return strings.Contains(v, ":") || len(v) >= 8 && strings.ContainsAny(v, "0123456789")
+	case !g.strong:
+		return len(v) >= 16 || g.name == "sig"
+	case g.quoted:
+		return secretValue(g.name, v)
+	case g.spaced:
 		// Prose has such words as well: "bad password: access denied".
-		last := strings.TrimRight(s[stop:], " \t\r\n") == ""
-		if !strictName(name) || looksLikePath(v) || strings.Trim(v, "abcdefghijklmnopqrstuvwxyz.") == "" && !last || strings.HasPrefix(v, "-") {
-			return
-		}
-	case s[i] == ':':
+		last := strings.TrimRight(rest, " \t\r\n") == ""
+		return strictName(g.name) && !looksLikePath(v) && !strings.HasPrefix(v, "-") &&
+			(last || strings.Trim(v, "abcdefghijklmnopqrstuvwxyz.") != "")
+	case g.by == ':':
 		// An image's tag, a port, a file's line.
-		if !strictName(name) || before == '/' || before == '.' || strings.HasPrefix(v, "//") || len(v) <= 5 && strings.Trim(v, "0123456789") == "" {
-			return
-		}
-	case !secretValue(name, v):
-		return
+		return strictName(g.name) && g.before != '/' && g.before != '.' && !strings.HasPrefix(v, "//") &&
+			(len(v) > 5 || strings.Trim(v, "0123456789") != "")
 	}
-	t.hide(value, stop)
+	return secretValue(g.name, v)
 }
 
 // valueEnd returns where a value ends that begins at *value, which it moves
