@@ -122,9 +122,6 @@ func New(cfg Config) (*Defender, error) {
 	return d, nil
 }
 
-// Target returns the target's first process.
-func (d *Defender) Target() *child.Child { return d.target }
-
 // Run protects the target until it ends and returns its exit status. An error
 // means that the target did not run.
 func (d *Defender) Run(ctx context.Context) (exit int, err error) {
@@ -154,20 +151,7 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 			sinks = append(sinks, line.witness)
 		}
 	}
-	recording, stopRecording := context.WithCancel(context.Background())
-	recorded := make(chan struct{})
-	go func() { defer close(recorded); _ = d.queue.Run(recording, sinks...) }()
-	defer func() {
-		stopRecording()
-		<-recorded
-		d.summarize()
-		if d.learn != nil {
-			d.learn.finish()
-		}
-		if line != nil {
-			line.stop()
-		}
-	}()
+	defer d.startRecording(sinks, line)()
 
 	if d.cfg.KeepSecrets {
 		const loud = "passwords, tokens and keys in command lines are recorded as they are (--keep-secrets)"
@@ -201,9 +185,9 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 	observing, stopObserving := context.WithCancel(ctx)
 	defer stopObserving()
 	if d.learn != nil {
-		learning := make(chan struct{})
-		go func() { defer close(learning); d.learn.run(observing, func(err error) { d.notice("%v", err) }) }()
-		defer func() { stopObserving(); <-learning }()
+		learned := make(chan struct{})
+		go func() { defer close(learned); d.learn.run(observing, func(err error) { d.notice("%v", err) }) }()
+		defer func() { stopObserving(); <-learned }()
 	}
 	go d.observe(observing)
 	select {
@@ -216,6 +200,25 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 	}
 	d.finish()
 	return child.Status(d.target.WaitStatus()), nil
+}
+
+// startRecording writes records to the sinks. Its end writes the last of them,
+// and what is made of all.
+func (d *Defender) startRecording(sinks []audit.Sink, line *line) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	recorded := make(chan struct{})
+	go func() { defer close(recorded); _ = d.queue.Run(ctx, sinks...) }()
+	return func() {
+		cancel()
+		<-recorded
+		d.summarize()
+		if d.learn != nil {
+			d.learn.finish()
+		}
+		if line != nil {
+			line.stop()
+		}
+	}
 }
 
 func (d *Defender) notice(format string, args ...any) {
@@ -569,6 +572,9 @@ func (d *Defender) startDNS(ctx context.Context) (stop func(), err error) {
 		Upstreams: upstreams, Bootstrap: d.upstreams(), Hosts: d.hosts(), Search: search(resolvConf), Decide: d.decideLookup, Record: d.recordLookup,
 		AsksWho: func() bool { return d.engine.Load().AsksWho() },
 		Asker:   d.asker, Known: d.askers.Get,
+		Busy: func(n uint64) {
+			d.notice("too many lookups at once: %d that are allowed failed (SERVFAIL) since the start", n)
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the DNS proxy: %w", err)

@@ -161,7 +161,9 @@ func (p *Proxy) open(in *inquiry, raw []byte, free bool) (ask bool) {
 	case !free && in.kept.usable(p.now()):
 		p.finish(in, in.kept, true, nil)
 	case !free:
-		p.overflows.Add(1)
+		if n := p.overflows.Add(1); p.conf.Busy != nil && n&(n-1) == 0 {
+			p.conf.Busy(n)
+		}
 		p.finish(in, nil, false, errBusy)
 	default:
 		// Before the wait: its port may be another's when the answer is there.

@@ -72,6 +72,10 @@ type Config struct {
 	// judged with its asker, and none is answered before that is known. nil
 	// is never.
 	AsksWho func() bool
+	// Busy is told how many allowed queries have got SERVFAIL because too many
+	// were in flight: the first, and again whenever they are twice as many. nil
+	// tells nobody. It must not block.
+	Busy func(n uint64)
 	// Record is told each verdict worth telling, after the reply, with what
 	// went wrong while answering. nil tells nobody. It must not block.
 	Record func(*policy.Event, policy.Verdict, error)
@@ -98,7 +102,7 @@ type Proxy struct {
 	secret  []byte // of cookies
 
 	slots     chan struct{} // one for each query in flight
-	overflows atomic.Uint64
+	overflows atomic.Uint64 // see Config.Busy
 
 	// Fixed but in tests.
 	idle, tryFor, giveUp, hedge, staleAfter time.Duration
@@ -224,10 +228,6 @@ func (p *Proxy) Addrs() []netip.AddrPort {
 	}
 	return addrs
 }
-
-// Overflows returns how many allowed queries got SERVFAIL because too many
-// were in flight.
-func (p *Proxy) Overflows() uint64 { return p.overflows.Load() }
 
 // Serve answers queries until ctx ends, then returns nil. A Proxy that does
 // not listen only waits.

@@ -785,7 +785,8 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 func TestOverflow(t *testing.T) {
 	up := newUpstream(t, answerA)
 	d := newDiary()
-	p := newProxy(t, Config{Upstreams: Plain(up.addr), Record: d.record})
+	busy := make(chan uint64, 10)
+	p := newProxy(t, Config{Upstreams: Plain(up.addr), Record: d.record, Busy: func(n uint64) { busy <- n }})
 	serve(t, p, "127.0.0.1:0")
 	for p.enter() { //nolint:revive // fill them all
 	}
@@ -804,8 +805,8 @@ func TestOverflow(t *testing.T) {
 	for range 3 {
 		<-d.told
 	}
-	if got := p.Overflows(); got != 3 {
-		t.Errorf("%d overflows, want 3", got)
+	if first, second := <-busy, <-busy; first != 1 || second != 2 || p.overflows.Load() != 3 || len(busy) != 0 {
+		t.Errorf("%d overflows, told at %d and %d", p.overflows.Load(), first, second)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
