@@ -25,7 +25,7 @@ import (
 // Path is where the Defenders' part of the API begins.
 const Path = "/api/v1/defenders"
 
-// Headers and parameters of the policy request.
+// Parameters of the policy request.
 const (
 	// ParamGeneration is the generation the Defender has; 0 for none.
 	ParamGeneration = "generation"

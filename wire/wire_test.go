@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"appdefender/audit"
@@ -142,6 +143,38 @@ func TestUnknownFields(t *testing.T) {
 	var h Heartbeat
 	if err := json.Unmarshal([]byte(`{"level":"notify","appID":"a","later":{"x":1}}`), &h); err != nil || h.Level != "notify" || h.AppID != "a" {
 		t.Errorf("%+v, %v", h, err)
+	}
+}
+
+func TestParseURL(t *testing.T) {
+	for text, fault := range map[string]string{
+		"https://console.example.com:8443":        "",
+		"https://10.0.0.1/console":                "",
+		"http://localhost:8080":                   "",
+		"http://127.0.0.2":                        "",
+		"http://[::1]:8080":                       "",
+		"http://console.example.com":              "https",
+		"http://10.0.0.1":                         "https",
+		"http://localhost.example.com":            "https",
+		"ftp://localhost":                         "https",
+		"console.example.com":                     "no host",
+		"console.example.com:8443":                "no host",
+		"https://:8443":                           "no host",
+		"https://jane:secret@console.example.com": "no more than",
+		"https://console.example.com/?a=b":        "no more than",
+		"https://console.example.com/#a":          "no more than",
+		"https://console.example.com:x":           "invalid port",
+		"":                                        "no host",
+	} {
+		u, err := ParseURL(text)
+		switch {
+		case fault == "" && (err != nil || u.String() != text):
+			t.Errorf("%q: %v, %v", text, u, err)
+		case fault != "" && (err == nil || !strings.Contains(err.Error(), fault)):
+			t.Errorf("%q: %v, %v", text, u, err)
+		case err != nil && strings.Contains(err.Error(), "secret"):
+			t.Errorf("tells a password: %v", err)
+		}
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,6 +19,7 @@ import (
 	"appdefender/console/ca"
 	"appdefender/console/store"
 	"appdefender/console/web"
+	"appdefender/wire"
 )
 
 const (
@@ -56,22 +56,8 @@ func (a *app) runServer(c *cli.Context) (err error) {
 			err = nil // told to stop before it had begun
 		}
 	}()
-	if c.NArg() > 0 {
-		return hint(fmt.Errorf("serve takes no arguments, not %q", c.Args().First()), "see %q", "console serve --help")
-	}
-	var errs []error
-	for _, name := range c.StringSlice("san") {
-		if err := ca.CheckName(name); err != nil {
-			errs = append(errs, fmt.Errorf("--san: %w", err))
-		}
-	}
-	if u := c.String("url"); u != "" {
-		if p, err := url.Parse(u); err != nil || p.Scheme != "https" && p.Scheme != "http" || p.Host == "" {
-			errs = append(errs, fmt.Errorf("--url: %q is no URL such as https://console.example.com:8443", u))
-		}
-	}
-	keep, err := limits(c)
-	if err := errors.Join(append(errs, err)...); err != nil {
+	cfg, err := serveConfig(c)
+	if err != nil {
 		return err
 	}
 	dir := c.String("data-dir")
@@ -89,23 +75,19 @@ func (a *app) runServer(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	log := slog.New(slog.NewTextHandler(a.err, nil))
-	plain := c.Bool("http")
-	embed := console.EmbedConfig{URL: c.String("url"), DefenderImage: c.String("defender-image"), Version: version}
-	if embed.Program, err = program(c.String("defender")); err != nil {
-		return err
-	}
 	var authority *ca.Authority
-	if !plain {
+	if !cfg.PlainHTTP {
 		if authority, err = ca.Open(dir, ca.Names(c.StringSlice("san")), nil); err != nil {
 			return hint(err, "to make a new one, move ca.pem and ca-key.pem away; Defenders then need the new ca.pem")
 		}
-		embed.CA = authority.PEM()
+		cfg.Embed.CA = authority.PEM()
 	}
-	srv, err := console.New(ctx, console.Config{Store: st, Log: log, PlainHTTP: plain, Keep: keep, Embed: embed})
+	cfg.Store, cfg.Log = st, log
+	srv, err := console.New(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	ln, err := listen(c.String("listen"), plain)
+	ln, err := listen(c.String("listen"), cfg.PlainHTTP)
 	if err != nil {
 		return err
 	}
@@ -118,7 +100,7 @@ func (a *app) runServer(c *cli.Context) (err error) {
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelInfo),
 	}
 	hs.RegisterOnShutdown(srv.Stop)
-	pages := web.Config{URL: c.String("url"), Version: version}
+	pages := web.Config{URL: cfg.Embed.URL, Version: version}
 	caPath := ""
 	if authority != nil {
 		hs.TLSConfig = authority.TLS()
@@ -140,6 +122,37 @@ func (a *app) runServer(c *cli.Context) (err error) {
 	}()
 	defer func() { stop(); <-tended }() // before the database is closed
 	return serve(ctx, hs, ln, log)
+}
+
+// serveConfig reads the flags of serve; every fault of them is told. Database,
+// log and certificate authority are not there yet.
+func serveConfig(c *cli.Context) (console.Config, error) {
+	if c.NArg() > 0 {
+		return console.Config{}, hint(fmt.Errorf("serve takes no arguments, not %q", c.Args().First()), "see %q", "console serve --help")
+	}
+	cfg := console.Config{
+		PlainHTTP: c.Bool("http"),
+		Embed:     console.EmbedConfig{URL: c.String("url"), DefenderImage: c.String("defender-image"), Version: version},
+	}
+	var errs []error
+	for _, name := range c.StringSlice("san") {
+		if err := ca.CheckName(name); err != nil {
+			errs = append(errs, fmt.Errorf("--san: %w", err))
+		}
+	}
+	if cfg.Embed.URL != "" {
+		if _, err := wire.ParseURL(cfg.Embed.URL); err != nil {
+			errs = append(errs, fmt.Errorf("--url: %w", err))
+		}
+	}
+	var err error
+	if cfg.Keep, err = limits(c); err != nil {
+		errs = append(errs, err)
+	}
+	if cfg.Embed.Program, err = program(c.String("defender")); err != nil {
+		errs = append(errs, err)
+	}
+	return cfg, errors.Join(errs...)
 }
 
 // program returns the file of the Defender's program; "" is none.

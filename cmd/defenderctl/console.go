@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"appdefender/wire"
 )
 
 // consoleFlags say which Console to ask, and how.
@@ -41,9 +43,9 @@ type consoleClient struct {
 
 // newConsole reads the flags that say how to reach the Console.
 func newConsole(c *cli.Context) (*consoleClient, error) {
-	base, err := url.Parse(c.String("console"))
-	if err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http" {
-		return nil, fmt.Errorf("--console: %q is no address such as https://console.example.com", c.String("console"))
+	base, err := wire.ParseURL(c.String("console"))
+	if err != nil {
+		return nil, fmt.Errorf("--console: %w", err)
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if name := c.String("ca"); name != "" {

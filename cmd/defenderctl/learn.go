@@ -28,7 +28,7 @@ func (a *app) policyLearn() *cli.Command {
 			"recording says what did not happen. With --from the lists of a policy get what they lack, and nothing is taken\n" +
 			"from it; what is added goes to standard error. The policy goes to standard output, or to a file by -o.",
 		Flags: slices.Concat([]cli.Flag{
-			&cli.StringFlag{Name: "o", Usage: "write the policy to `FILE`", TakesFile: true},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write the policy to `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "from", Usage: "extend the policy in `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "effect", Value: "prevent", Usage: "`EFFECT` of the sections: alert, prevent or block"},
 		}, consoleFlags(), filterFlags(ofWorkload...)),
@@ -58,7 +58,7 @@ func (a *app) policyLearn() *cli.Command {
 			if err != nil {
 				return cli.Exit(err, exitFaults)
 			}
-			if name := c.String("o"); name != "" {
+			if name := c.String("output"); name != "" {
 				return exitError(replaceFile(name, text))
 			}
 			_, err = a.out.Write(text)

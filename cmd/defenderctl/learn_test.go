@@ -78,7 +78,8 @@ func TestPolicyLearn(t *testing.T) {
 		{[]string{"/no/such"}, 1, "/no/such"},
 		{[]string{t.TempDir()}, 1, "a folder without a spool"},
 		{[]string{"--effect", "kill", one}, 2, `--effect: "kill" is not one of`},
-		{[]string{"--console", "x"}, 1, "is no address such as https://"},
+		{[]string{"--console", "x"}, 1, "--console: reading the Console's address \"x\": it has no host; give it as https://HOST:PORT"},
+		{[]string{"--console", "http://console.example.com", "--token", "x"}, 1, "plain http is for loopback alone; use https"},
 		{[]string{"--console", "https://localhost"}, 1, "give --user, or --token"},
 		{[]string{"--from", "/no/such", one}, 1, "/no/such"},
 	} {

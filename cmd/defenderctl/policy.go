@@ -154,11 +154,7 @@ func (a *app) policyExport() *cli.Command {
 }
 
 func (a *app) exportPolicy(name, custom string) error {
-	data, err := a.read(name)
-	if err != nil {
-		return cli.Exit(err, exitFaults)
-	}
-	p, err := file.Parse(name, data)
+	p, err := a.policy(name)
 	if err != nil {
 		return cli.Exit(err, exitFaults)
 	}
@@ -241,11 +237,7 @@ func (a *app) policyTest() *cli.Command {
 }
 
 func (a *app) test(name string, events []string, w *policy.Workload) error {
-	data, err := a.read(name)
-	if err != nil {
-		return cli.Exit(err, exitFaults)
-	}
-	p, err := file.Parse(name, data)
+	p, err := a.policy(name)
 	if err != nil {
 		return cli.Exit(err, exitFaults)
 	}
@@ -331,6 +323,15 @@ func oneFile(c *cli.Context, example string) (string, error) {
 		return "", fmt.Errorf("give one file, as in %q", example)
 	}
 	return c.Args().First(), nil
+}
+
+// policy reads a policy file.
+func (a *app) policy(name string) (*policy.Policy, error) {
+	data, err := a.read(name)
+	if err != nil {
+		return nil, err
+	}
+	return file.Parse(name, data)
 }
 
 // read reads a file; - is standard input.

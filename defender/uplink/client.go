@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -100,7 +99,7 @@ type client struct {
 }
 
 func newClient(cfg *Config) (*client, error) {
-	base, err := parseURL(cfg.URL)
+	base, err := wire.ParseURL(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
@@ -129,36 +128,6 @@ func newClient(cfg *Config) (*client, error) {
 	c.quick = c.retrying(attemptTimeout)
 	c.slow = c.retrying(wire.MaxWait + attemptTimeout)
 	return c, nil
-}
-
-// parseURL checks the Console's address.
-func parseURL(s string) (*url.URL, error) {
-	u, err := url.Parse(s)
-	if err != nil {
-		return nil, fmt.Errorf("reading the Console's address: %w", err)
-	}
-	switch {
-	case u.Host == "" || u.Hostname() == "":
-		err = errors.New("it has no host; give it as https://HOST:PORT")
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		err = errors.New("it must be no more than scheme, host, port and path")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		err = errors.New("plain http is for loopback alone; use https")
-	case u.Scheme != "http" && u.Scheme != "https":
-		err = errors.New("its scheme must be https")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the Console's address %q: %w", u.Redacted(), err)
-	}
-	return u, nil
-}
-
-func loopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	a, err := netip.ParseAddr(host)
-	return err == nil && a.IsLoopback()
 }
 
 // retrying returns a client that takes so long for one attempt at most.

@@ -1,0 +1,39 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+)
+
+// ParseURL reads a Console's address: https, or http on a loopback address, for
+// everybody else on the way could read credentials and passwords.
+func ParseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("reading the Console's address: %w", err)
+	}
+	switch {
+	case u.Host == "" || u.Hostname() == "":
+		err = errors.New("it has no host; give it as https://HOST:PORT")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		err = errors.New("it must be no more than scheme, host, port and path")
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		err = errors.New("plain http is for loopback alone; use https")
+	case u.Scheme != "http" && u.Scheme != "https":
+		err = errors.New("its scheme must be https")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the Console's address %q: %w", u.Redacted(), err)
+	}
+	return u, nil
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}
