@@ -558,13 +558,13 @@ func TestAuditsAPI(t *testing.T) {
 		"appID=app:0": 15, "appID=app:0&appID=app:1": 30, "appID=app": 0, "container=c": 30, "text=mkdir": 20, "text=MKDIR+number": 20, "text=numb": 20,
 		"text=nu": 0, "text=host1": 3, "text=host3.example.test": 1, "text=/usr/bin/wge": 10, "text=/usr/bin/wg": 0, "text=example+wget&type=processes": 0, "text=%22'%25": 31,
 		"text=wget+OR+mkdir": 0, "text=NEAR(": 0, "from=2026-03-04T04:06:27Z": 10, "from=2026-03-04T04:06:07Z&to=2026-03-04T04:06:09Z": 3,
-		"from=1h": 30, "instance=" + d.Instance: 31, "instance=x": 0, "id=" + d.Instance + "-5": 1, "id=x": 0, "limit=7": 7, "process=x": 0,
+		"from=1h": 30, "order=newest&limit=3": 3, "instance=" + d.Instance: 31, "instance=x": 0, "id=" + d.Instance + "-5": 1, "id=x": 0, "limit=7": 7, "process=x": 0,
 	} {
 		if got := list(query); len(got) != want {
 			t.Errorf("%q: %d audits, want %d", query, len(got), want)
 		}
 	}
-	for _, query := range []string{"from=x", "limit=0", "limit=1001", "before=x", "before=-1", "text=" + strings.Repeat("a", 501), "type=" + strings.Repeat("a&type=", 101)} {
+	for _, query := range []string{"from=x", "limit=0", "limit=1001", "before=x", "before=-1", "order=up", "tpye=network", "text=" + strings.Repeat("a", 501), "type=" + strings.Repeat("a&type=", 101)} {
 		if a := b.do("GET", "/api/v1/audits?"+query, "", auditor); a.status != 400 {
 			t.Errorf("%.50q: %d %.100s", query, a.status, a.body)
 		}

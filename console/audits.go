@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"appdefender/console/store"
@@ -51,6 +54,9 @@ func auditsJSON(audits []store.Audit) ([]json.RawMessage, error) {
 //	from to                        RFC 3339, or how long ago: 15m, 24h
 //	before after                   a cursor
 //	limit                          at most 1000
+//	order                          oldest or newest first, which is the default
+//
+// Others are not looked at: pages have more of them.
 func AuditQuery(q url.Values, now time.Time) (store.AuditFilter, store.AuditPage, error) {
 	var f store.AuditFilter
 	var p store.AuditPage
@@ -93,8 +99,32 @@ func AuditQuery(q url.Values, now time.Time) (store.AuditFilter, store.AuditPage
 		}
 		p.Limit = n
 	}
-	p.OldestFirst = q.Get("order") == "oldest"
+	switch order := q.Get("order"); order {
+	case "oldest":
+		p.OldestFirst = true
+	case "", "newest":
+	default:
+		return f, p, Errorf(http.StatusBadRequest, "order: %q is neither oldest nor newest", order)
+	}
 	return f, p, nil
+}
+
+// auditParameters are all that AuditQuery reads.
+var auditParameters = []string{
+	"type", "effect", "appID", "attackType", "rule", "container", "image", "hostname", "process", "user",
+	"severity", "domain", "instance", "id", "text", "from", "to", "before", "after", "limit", "order",
+}
+
+// strictAuditQuery is AuditQuery for programs: one whose filter is misspelt
+// would take too much for what it asked for.
+func strictAuditQuery(r *http.Request, now time.Time) (store.AuditFilter, store.AuditPage, error) {
+	q := r.URL.Query()
+	for _, key := range slices.Sorted(maps.Keys(q)) {
+		if !slices.Contains(auditParameters, key) {
+			return store.AuditFilter{}, store.AuditPage{}, Errorf(http.StatusBadRequest, "%s: there is no such parameter; one of %s", key, strings.Join(auditParameters, ", "))
+		}
+	}
+	return AuditQuery(q, now)
 }
 
 const (
@@ -131,7 +161,7 @@ func (s *Server) Audits(ctx context.Context, f store.AuditFilter, p store.AuditP
 }
 
 func (s *Server) getAudits(w http.ResponseWriter, r *http.Request) error {
-	f, p, err := AuditQuery(r.URL.Query(), s.now())
+	f, p, err := strictAuditQuery(r, s.now())
 	if err != nil {
 		return err
 	}

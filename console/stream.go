@@ -154,7 +154,7 @@ func (s *Server) Stream(w http.ResponseWriter, r *http.Request, f store.AuditFil
 // "lost" with how many were too many. A client that comes back asks for what
 // it missed by GET /api/v1/audits.
 func (s *Server) streamAudits(w http.ResponseWriter, r *http.Request) error {
-	f, _, err := AuditQuery(r.URL.Query(), s.now())
+	f, _, err := strictAuditQuery(r, s.now())
 	if err != nil {
 		return err
 	}
