@@ -82,16 +82,25 @@ func (s *Server) getCompatPolicy(w http.ResponseWriter, _ *http.Request) error {
 	return WriteJSON(w, http.StatusOK, out)
 }
 
-func (s *Server) putCompatPolicy(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return badBody(err)
+// compatBody reads what is to be imported, and the custom rules that it may
+// name.
+func (s *Server) compatBody(r *http.Request) (body []byte, library []policy.CustomRule, err error) {
+	if body, err = io.ReadAll(r.Body); err != nil {
+		return nil, nil, badBody(err)
 	}
 	now, err := s.Policy()
 	if err != nil {
+		return nil, nil, err
+	}
+	return body, now.Policy.CustomRules, nil
+}
+
+func (s *Server) putCompatPolicy(w http.ResponseWriter, r *http.Request) error {
+	body, library, err := s.compatBody(r)
+	if err != nil {
 		return err
 	}
-	next, notes, err := compat.Import(body, now.Policy.CustomRules...)
+	next, notes, err := compat.Import(body, library...)
 	if err != nil {
 		return compatError(http.StatusBadRequest, err)
 	}
@@ -113,15 +122,11 @@ func (s *Server) putCompatPolicy(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) postCompatRule(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return badBody(err)
-	}
-	now, err := s.Policy()
+	body, library, err := s.compatBody(r)
 	if err != nil {
 		return err
 	}
-	rule, notes, err := compat.ImportRule(body, now.Policy.CustomRules...)
+	rule, notes, err := compat.ImportRule(body, library...)
 	if err != nil {
 		return compatError(http.StatusBadRequest, err)
 	}

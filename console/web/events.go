@@ -287,7 +287,7 @@ var levelHints = map[string]string{
 
 func newDetail(a *store.Audit) (*detail, error) {
 	r := &a.Record
-	d := &detail{ID: r.ID, DryRun: r.DryRun, Refused: r.Refused, RuleName: r.RuleName}
+	d := &detail{ID: r.ID, DryRun: r.DryRun, Refused: r.Refused, RuleName: r.RuleName, Chain: chain(r)}
 	raw, err := a.MarshalJSON()
 	if err != nil {
 		return nil, err
@@ -297,29 +297,6 @@ func newDetail(a *store.Audit) (*detail, error) {
 		return nil, err
 	}
 	d.Raw = plain(b.String())
-	for _, parent := range slices.Backward(r.Ancestry) {
-		d.Chain = append(d.Chain, link{PID: parent.PID, Path: plain(parent.Path)})
-	}
-	if r.ProcessPath != "" {
-		self := link{Path: plain(r.ProcessPath), Last: true}
-		if len(r.Ancestry) == 0 || r.Ancestry[0].PID != r.PID { // a launch has its starter's
-			self.PID = r.PID
-		}
-		d.Chain = append(d.Chain, self)
-	}
-
-	number := func(n int) string {
-		if n == 0 {
-			return ""
-		}
-		return strconv.Itoa(n)
-	}
-	times := func(n int) string {
-		if n < 2 {
-			return "once"
-		}
-		return fmt.Sprintf("%d times", n)
-	}
 	count := ""
 	if r.Count > 1 {
 		count = times(r.Count)
@@ -344,17 +321,8 @@ func newDetail(a *store.Audit) (*detail, error) {
 		sums = append(sums, pair{Label: times(e.Count), Value: e.Msg})
 	}
 	d.add("Summed up", sums...)
-	outcome := ""
-	switch {
-	case r.DryRun:
-		outcome = "Dry run: nothing was refused"
-	case r.Refused:
-		outcome = "Refused"
-	case r.Level != "":
-		outcome = "Let through"
-	}
 	d.add("Decision",
-		pair{Label: "Outcome", Value: outcome},
+		pair{Label: "Outcome", Value: outcome(r)},
 		pair{Label: "Effect", Value: r.Effect},
 		pair{Label: "Rule", Value: r.RuleName, Filter: "rule"},
 		pair{Label: "Reason", Value: r.Reason},
@@ -375,6 +343,50 @@ func newDetail(a *store.Audit) (*detail, error) {
 		pair{Label: "Version", Value: r.Version},
 	)
 	return d, nil
+}
+
+// chain are the processes that led to a record, the one it is about last.
+func chain(r *audit.Record) []link {
+	var links []link
+	for _, parent := range slices.Backward(r.Ancestry) {
+		links = append(links, link{PID: parent.PID, Path: plain(parent.Path)})
+	}
+	if r.ProcessPath != "" {
+		self := link{Path: plain(r.ProcessPath), Last: true}
+		if len(r.Ancestry) == 0 || r.Ancestry[0].PID != r.PID { // a launch has its starter's
+			self.PID = r.PID
+		}
+		links = append(links, self)
+	}
+	return links
+}
+
+// outcome says what came of a record's event.
+func outcome(r *audit.Record) string {
+	switch {
+	case r.DryRun:
+		return "Dry run: nothing was refused"
+	case r.Refused:
+		return "Refused"
+	case r.Level != "":
+		return "Let through"
+	}
+	return ""
+}
+
+// number is n, or nothing for 0.
+func number(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+func times(n int) string {
+	if n < 2 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // add adds the fields that have a value.
