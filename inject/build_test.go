@@ -18,6 +18,7 @@ import (
 
 	"appdefender/inject"
 	"appdefender/inject/image"
+	"appdefender/internal/containers"
 )
 
 // podman is a machine to build and run images on, with an image of the
@@ -30,19 +31,7 @@ type podman struct {
 
 func newPodman(t *testing.T) *podman {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	if _, err := exec.LookPath("podman"); err != nil {
-		t.Skip("needs podman and runc")
-	}
-	conf := filepath.Join(t.TempDir(), "containers.conf")
-	text := "[containers]\ndefault_ulimits = [\"nofile=20000:20000\",\"nproc=4096:4096\"]\n[engine]\nruntime = \"runc\"\n"
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("CONTAINERS_CONF", conf)
-	t.Setenv("BUILDAH_RUNTIME", "runc")
+	containers.Need(t)
 	p := &podman{t: t, base: "localhost/embed-test-base", def: "localhost/embed-test-defender"}
 	root := seedRoot(t, "/bin/mkdir test && echo made it\necho arguments $#\nexit 42\n")
 	p.sh(`tar -C "$1" -c . | podman import -q - "$2"`, root, p.base)

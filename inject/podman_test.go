@@ -5,30 +5,21 @@ package inject_test
 import (
 	"context"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"appdefender/inject"
+	"appdefender/internal/containers"
 	"appdefender/internal/runner"
 )
 
 // The seed in real containers: the image of the sidecar has nothing but the
 // program, a volume and a user who is not root.
 func TestRunPodman(t *testing.T) {
+	containers.Need(t)
 	root := seedRoot(t, "/bin/mkdir test && echo made it\nexit 42\n")
-	if _, err := exec.LookPath("podman"); err != nil {
-		t.Skip("needs podman and runc")
-	}
-	conf := filepath.Join(t.TempDir(), "containers.conf")
-	text := "[containers]\ndefault_ulimits = [\"nofile=20000:20000\",\"nproc=4096:4096\"]\n[engine]\nruntime = \"runc\"\n"
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("CONTAINERS_CONF", conf)
 	sh := func(script string, args ...string) {
 		t.Helper()
 		if out, err := exec.Command("sh", append([]string{"-ec", script, "sh"}, args...)...).CombinedOutput(); err != nil {

@@ -68,7 +68,7 @@ var layers = [][]string{
 	{"inject", "wire", "dnsproxy", "waas"},
 	{"audit"},
 	{"policy"},
-	{"internal/early", "internal/sys", "internal/runner", "internal/browser"},
+	{"internal/early", "internal/sys", "internal/runner", "internal/browser", "internal/containers"},
 }
 
 // walls are what a package must not reach, by whatever way. The first element
@@ -79,7 +79,7 @@ var walls = [][]string{
 	{"defender/child", "policy", "audit", "dnsproxy", "waas", "wire"},
 	{"dnsproxy", "audit", "wire"},
 	{"policy", "audit", "wire", "internal/early", "internal/sys", "golang.org/x/sys"},
-	{"cmd", "internal/runner", "internal/browser"}, // for the demo and for tests
+	{"cmd", "internal/runner", "internal/browser", "internal/containers"}, // for the demo and for tests
 	{
 		"cmd/defender", "console", "inject", "github.com/corazawaf", "database/sql", "modernc.org",
 		"github.com/jackc", "github.com/pressly", "github.com/prometheus", "github.com/moby",

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"appdefender/internal/containers"
 )
 
 // TestDockerfile builds the images of the Dockerfile and uses them. What it
@@ -23,21 +25,8 @@ import (
 // it stands in; modules and what is compiled already come from this machine's
 // caches.
 func TestDockerfile(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	for _, tool := range []string{"podman", "runc", "debootstrap"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s: make test-platforms installs it", tool)
-		}
-	}
+	containers.Need(t, "debootstrap")
 	dir := t.TempDir()
-	conf := filepath.Join(dir, "containers.conf")
-	settings := "[containers]\ndefault_ulimits = [\"nofile=20000:20000\",\"nproc=4096:4096\"]\n[engine]\nruntime = \"runc\"\n"
-	if err := os.WriteFile(conf, []byte(settings), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("CONTAINERS_CONF", conf)
 	run := func(argv ...string) string {
 		t.Helper()
 		c := exec.Command(argv[0], argv[1:]...)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"appdefender/internal/containers"
 	"appdefender/internal/runner"
 )
 
@@ -29,19 +30,8 @@ type shapes struct {
 
 func newShapes(t *testing.T) *shapes {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	for _, tool := range []string{"podman", "runc", "wget"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s: make test-platforms installs it", tool)
-		}
-	}
+	containers.Need(t, "wget")
 	s := &shapes{t: t, dir: t.TempDir(), task: "localhost/shapes-task:1", def: "localhost/shapes-defender:1"}
-	conf := filepath.Join(s.dir, "containers.conf")
-	s.write("containers.conf", "[containers]\ndefault_ulimits = [\"nofile=20000:20000\",\"nproc=4096:4096\"]\n[engine]\nruntime = \"runc\"\n")
-	t.Setenv("CONTAINERS_CONF", conf)
-	t.Setenv("BUILDAH_RUNTIME", "runc")
 	s.sh(`CGO_ENABLED=0 go build -trimpath -o "$1/defenderctl" ../../cmd/defenderctl`, s.dir)
 
 	// This machine's shell and wget, with the libraries they need.
@@ -183,7 +173,7 @@ func TestShapes(t *testing.T) {
 		}
 		// The engine, as compose asks for it.
 		socket := filepath.Join(s.dir, "engine.sock")
-		engine := start(t, "env", "CONTAINERS_CONF="+dir("containers.conf"), "podman", "system", "service", "-t", "0", "unix://"+socket)
+		engine := start(t, "env", "CONTAINERS_CONF="+os.Getenv("CONTAINERS_CONF"), "podman", "system", "service", "-t", "0", "unix://"+socket)
 		await(t, "the engine listens", func() bool {
 			if !engine.running() {
 				t.Fatal(&engine.err)

@@ -59,7 +59,7 @@ var inits = []initProcess{
 				"not rewrite", "not ignored_signals", // option -r
 				"not doesnt_signal_entire_group", "not dont_receive_term", // what outlives the target is ended
 				"not working_directories",    // ours stay
-				"not shell_background",       // stops with the target, see TestJobControl
+				"not shell_background",       // stops with the target (docs/supervision.md)
 				"not sighup_sigcont_ignored", // their debugging output
 			}, " and ")},
 		passed: " passed",

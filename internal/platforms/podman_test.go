@@ -78,25 +78,6 @@ func defender(t *testing.T) string {
 	return bin
 }
 
-// podman skips the test where containers cannot be had.
-func podman(t *testing.T) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
-	for _, tool := range []string{"podman", "runc"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s: make test-platforms installs it", tool)
-		}
-	}
-	conf := filepath.Join(t.TempDir(), "containers.conf")
-	text := "[containers]\ndefault_ulimits = [\"nofile=20000:20000\",\"nproc=4096:4096\"]\n[engine]\nruntime = \"runc\"\n"
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("CONTAINERS_CONF", conf)
-}
-
 // image imports a root file system under a name and removes it at the end.
 func image(t *testing.T, name, dir string) string {
 	t.Helper()

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"appdefender/internal/containers"
 )
 
 // dockerProfile writes the seccomp profile of the most common engine: as the
@@ -55,7 +57,7 @@ func dockerProfile(t *testing.T) string {
 // TestProfiles runs one script under the profiles that platforms give. What a
 // profile takes from us must be said; what is left must hold.
 func TestProfiles(t *testing.T) {
-	podman(t)
+	containers.Need(t)
 	servers(t)
 	docker := dockerProfile(t)
 	img := image(t, "appdefender-test/profiles", alpineLike(t))
@@ -130,7 +132,7 @@ func cgroups() bool {
 // TestScratch runs a static program in an image that holds nothing else: no
 // shell, no /etc/passwd, no resolver library.
 func TestScratch(t *testing.T) {
-	podman(t)
+	containers.Need(t)
 	servers(t)
 	dir := t.TempDir()
 	addDefenderTo := filepath.Join(dir, "etc")
@@ -162,7 +164,7 @@ func TestScratch(t *testing.T) {
 // as entrypoints do with gosu. Between the change and the next exec the kernel
 // closes it to everybody without CAP_SYS_PTRACE.
 func TestChangedUser(t *testing.T) {
-	podman(t)
+	containers.Need(t)
 	servers(t)
 	img := image(t, "appdefender-test/changed", debian(t))
 	unread := "cannot be read until its next exec"
@@ -223,7 +225,7 @@ func TestChangedUser(t *testing.T) {
 // TestKilledFirstProcess kills the defender that is a container's first
 // process: the container must end, whatever --on-failure says.
 func TestKilledFirstProcess(t *testing.T) {
-	podman(t)
+	containers.Need(t)
 	img := image(t, "appdefender-test/killed", alpineLike(t))
 	for _, mode := range []string{"closed", "open"} {
 		name := "appdefender-killed-" + mode

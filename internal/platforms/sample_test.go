@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"appdefender/internal/containers"
 )
 
 // samplePolicy is the sample task's, with the effect to be filled in.
@@ -182,7 +184,7 @@ var lookups = []struct {
 // TestSampleTask runs the sample task and every way to resolve a name, as two
 // users, under the three effects.
 func TestSampleTask(t *testing.T) {
-	podman(t)
+	containers.Need(t)
 	servers(t)
 	images := map[string]string{
 		"alpine": image(t, "appdefender-test/alpine", alpineLike(t)),

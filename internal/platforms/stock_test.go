@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"appdefender/internal/containers"
 )
 
 // stock are programs as their distribution ships them, each at its usual work.
@@ -278,7 +280,7 @@ rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*; echo 'deb [trusted=yes] f
 // it installs may be started in the first ten seconds; later that is told, and
 // still nothing of what apt-get does.
 func TestStockPackages(t *testing.T) {
-	podman(t)
+	containers.Need(t)
 	img := image(t, "appdefender-test/stock", debian(t))
 	const install = `apt-get -qq update; apt-get -qq install -y stocked >/dev/null 2>&1; `
 	for _, flags := range [][]string{nil, {"--file-monitoring"}} {
@@ -367,7 +369,7 @@ kill %1 || true`,
 // TestLearnedInContainer learns as process 1, as another user, and where nothing
 // can be written but a volume, or not even that.
 func TestLearnedInContainer(t *testing.T) {
-	podman(t)
+	containers.Need(t)
 	img := image(t, "appdefender-test/learn", debian(t))
 	const listens = `perl -MIO::Socket::INET -e 'IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1:'$1'") or exit 3'`
 	task := func(more string) string {

@@ -10,12 +10,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"appdefender/internal/containers"
 )
 
 // TestTask runs the containers of one task, which share the network: each
 // Defender answers its own target, by its own policy.
 func TestTask(t *testing.T) {
-	podman(t)
+	containers.Need(t)
 	img := image(t, "appdefender-test/task", alpineLike(t))
 	const first = "appdefender-task-first"
 	run(t, "", "podman", "run", "-d", "--name", first, "--network", "none", img, "/bin/sleep", "3600")
