@@ -280,7 +280,7 @@ func embedDockerfile(text []byte, o Options) ([]byte, *Report, error) {
 		if name == "" {
 			name = "app"
 		}
-		o.AppID = name + ":" + newUUID()
+		o.AppID = name + ":" + NewUUID()
 	}
 	out := f.write(i, st, base, &o)
 	rep := &Report{

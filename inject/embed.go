@@ -468,7 +468,7 @@ var prefix = []string{Program, "run", "--"}
 func (d *document) protect(g *group, rep *Report) {
 	o := &g.o
 	if o.AppID == "" {
-		o.AppID = g.name + ":" + newUUID()
+		o.AppID = g.name + ":" + NewUUID()
 	}
 	if rep.AppID == "" {
 		rep.AppID = o.AppID

@@ -36,9 +36,6 @@ func (o Options) InheritImage(kept *string) Options {
 	return o.inheritFile(&had)
 }
 
-// NewUUID returns a random UUID.
-func NewUUID() string { return newUUID() }
-
 // fileVariables are those of a container whose image has everything in it.
 func (o *Options) fileVariables() [][2]string {
 	token := o.TokenSecret

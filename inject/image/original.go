@@ -266,6 +266,17 @@ func originalImage(img v1.Image) (*original, error) {
 	// An engine has packed the layers anew: what they hold is the same.
 	res.label = &kept{text, cfg.Config.Labels[labelDigest]}
 	res.notes = []string{"Its layers were packed anew since it was protected, as engines do: the original comes back with the same image ID (configuration), not the same digest."}
+	res.object, err = withoutLast(img, config)
+	return res, err
+}
+
+// withoutLast returns an image without its last layer, and with the
+// configuration that it had before that.
+func withoutLast(img v1.Image, config []byte) (v1.Image, error) {
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
 	raw, err := img.RawManifest()
 	if err != nil {
 		return nil, err
@@ -274,20 +285,20 @@ func originalImage(img v1.Image) (*original, error) {
 	if err != nil {
 		return nil, err
 	}
-	if raw, err = edit(raw, func(top fields) error {
+	raw, err = edit(raw, func(top fields) error {
 		var list []json.RawMessage
 		if err := json.Unmarshal(top["layers"], &list); err != nil {
 			return err
 		}
-		if len(list) != len(now) {
-			return fmt.Errorf("the manifest has %d layers, the configuration %d", len(list), len(now))
+		if n := len(cfg.RootFS.DiffIDs); len(list) != n {
+			return fmt.Errorf("the manifest has %d layers, the configuration %d", len(list), n)
 		}
-		return errors.Join(top.set("layers", list[:len(ids)]), setConfig(top, config))
-	}); err != nil {
+		return errors.Join(top.set("layers", list[:len(list)-1]), setConfig(top, config))
+	})
+	if err != nil {
 		return nil, err
 	}
-	res.object, err = assemble(raw, config, media, img, nil)
-	return res, err
+	return assemble(raw, config, media, img, nil)
 }
 
 // changes lists what of the configuration of a protected image is neither the
