@@ -51,7 +51,7 @@ type line struct {
 	ended  chan struct{}
 }
 
-// openLine makes the connection, which starts with startLine, and puts the
+// openLine makes the connection, which [line.start] begins to use, and puts the
 // last good policy into force. It returns nil without a Console.
 func (d *Defender) openLine() (*line, error) {
 	c := d.cfg.Console

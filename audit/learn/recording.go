@@ -12,7 +12,6 @@ package learn
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -387,11 +386,6 @@ func (r *Recording) Write(w io.Writer) error {
 		}
 	}
 	return b.Flush()
-}
-
-// IsHeader reports whether a line is the first of a recording.
-func IsHeader(line []byte) bool {
-	return bytes.HasPrefix(bytes.TrimSpace(line), []byte(`{"recording":`))
 }
 
 func pair(f *policy.File) bool {

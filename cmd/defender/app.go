@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -163,12 +164,9 @@ func config(c *cli.Context) (defender.Config, error) {
 	}
 	var errs []error
 	oneOf := func(flag string, words ...string) {
-		for _, w := range words {
-			if c.String(flag) == w {
-				return
-			}
+		if !slices.Contains(words, c.String(flag)) {
+			errs = append(errs, fmt.Errorf("--%s: %q is not one of %s", flag, c.String(flag), strings.Join(words, ", ")))
 		}
-		errs = append(errs, fmt.Errorf("--%s: %q is not one of %s", flag, c.String(flag), strings.Join(words, ", ")))
 	}
 	var err error
 	if cfg.Console, err = console(c); err != nil {
@@ -236,7 +234,7 @@ func (a *app) policy(name string, failOpen bool) (*policy.Policy, error) {
 		if !failOpen {
 			return nil, fmt.Errorf("loading policy:\n%w", err)
 		}
-		fmt.Fprintf(os.Stderr, "defender: loading policy:\n%v\ndefender: the shipped default policy holds instead (--on-failure open)\n", err)
+		fmt.Fprintf(a.err, "defender: loading policy:\n%v\ndefender: the shipped default policy holds instead (--on-failure open)\n", err)
 		return file.Default(), nil
 	}
 	return p, nil

@@ -3,7 +3,7 @@
 // returns the exit status.
 //
 // Children belong to the thread that forked them, and orphans come to our
-// first thread. [Reap] therefore runs there and nowhere else, and waits for
+// first thread. [Child.Reap] therefore runs there and nowhere else, and waits for
 // that thread's children only: a wait in any other place would take the stops
 // of the threads that the supervisor traces.
 package child
