@@ -412,7 +412,7 @@ func FuzzTexts(f *testing.F) {
 	})
 }
 
-func BenchmarkDecideTexts(b *testing.B) { decideHot(b, within(b)) }
+func BenchmarkDecideTexts(b *testing.B) { decideEach(b, within(b), hot) }
 
 func BenchmarkDecideCustom(b *testing.B) {
 	p := &Policy{Version: 1, Rules: []Rule{{Name: "r"}}}
@@ -421,7 +421,7 @@ func BenchmarkDecideCustom(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	decideHot(b, e)
+	decideEach(b, e, hot)
 }
 
 // The effect incident is an alert that is more than an audit.

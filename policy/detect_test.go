@@ -507,7 +507,7 @@ func TestNeedsOfDetections(t *testing.T) {
 
 // Each pool has two labels and fits its look-up.
 func TestPools(t *testing.T) {
-	for name := range pools {
+	for name := range pools.names {
 		if pool(name) != name || pool("a.b."+name) != name || pool("x"+name) != "" {
 			t.Errorf("%s is not found", name)
 		}

@@ -209,14 +209,28 @@ func mainProcess(ev *Event) *Event {
 	return with(ev, func(ev *Event) { ev.Program.Main = true })
 }
 
-var hot = []struct {
+// healthcheck is what containers ask whether a server is well.
+const healthcheck = `import sys, urllib.request
+try:
+    answer = urllib.request.urlopen("http://127.0.0.1:8080/health", timeout=3)
+    sys.exit(0 if answer.status == 200 else 1)
+except Exception as e:
+    print(e)
+`
+
+type named struct {
 	name string
 	ev   *Event
-}{
+}
+
+// hot are events of each kind, ordinary and as long as they get in ordinary
+// use.
+var hot = []named{
 	{"lookup", lookup("www.eu-west-1.allowed.test")},
 	{"lookup of 127 labels", lookup(strings.Repeat("a.", 120) + "allowed.test")},
 	{"launch", mainProcess(launch("/bin/ls", "/bin/ls"))},
 	{"shell with a long command", mainProcess(below(command("/bin/sh", "-c", strings.Repeat("./configure --prefix=/usr:1 ", 100)), "/sbin/tini"))},
+	{"interpreter with a long program", mainProcess(below(command("/usr/bin/python3", "-c", strings.Repeat(healthcheck, 15)), "/sbin/tini"))},
 	{"script", below(&Event{Kind: Launch, Program: Program{
 		Typed: "/opt/app/bin/run", Path: "/opt/app/bin/run", Interpreters: list("/bin/bash"), Main: true,
 	}}, "/opt/app/bin/server", "/bin/bash", "/sbin/tini")},
@@ -245,11 +259,27 @@ func TestDecideAllocatesNothing(t *testing.T) {
 	}
 }
 
-func BenchmarkDecide(b *testing.B) { decideHot(b, big(b)) }
+// hostile are events in which something of what is looked for begins
+// everywhere, or that are as long as the kernel takes them: what an application
+// does not do unless it wants to keep the judge busy.
+var hostile = []named{
+	{"3 KB of almost pools", mainProcess(below(command("/bin/sh", "-c", strings.Repeat("a.com:1 ", 375)), "/sbin/tini"))},
+	{"3 KB of almost options", mainProcess(below(command("/bin/sh", "-c", strings.Repeat("--do", 750)), "/sbin/tini"))},
+	{"3 KB of almost devices", mainProcess(below(command("/bin/sh", "-c", strings.Repeat("/dev/t ", 430)), "/sbin/tini"))},
+	{"3 KB of almost sockets", mainProcess(below(command("/usr/bin/python3", "-c", strings.Repeat("ocke", 750)), "/sbin/tini"))},
+	{"128 KB of a command", mainProcess(below(command("/bin/sh", "-c", strings.Repeat("./configure --prefix=/usr:1 ", 4680)), "/sbin/tini"))},
+	{"write of 1300 hidden folders", write("open", "/opt"+strings.Repeat("/.s", 1300)+"/data/x")},
+	{"write of 4 KB by another name", &Event{Kind: FileWrite, File: File{Op: "open", Path: "/var/log/x", Typed: strings.Repeat("/a", 2000)}}},
+}
 
-func decideHot(b *testing.B, e *Engine) {
+func BenchmarkDecide(b *testing.B) { decideEach(b, big(b), hot) }
+
+// BenchmarkDecideHostile has no bound: what it measures grows with the length.
+func BenchmarkDecideHostile(b *testing.B) { decideEach(b, big(b), hostile) }
+
+func decideEach(b *testing.B, e *Engine, events []named) {
 	b.Helper()
-	for _, c := range hot {
+	for _, c := range events {
 		b.Run(strings.ReplaceAll(c.name, " ", "-"), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

@@ -19,12 +19,31 @@ func glob(pattern, s string) bool {
 		if !again {
 			return strings.HasSuffix(s, part)
 		}
-		i := strings.Index(s, part)
+		i := indexPart(s, part)
 		if i < 0 {
 			return false
 		}
 		s, rest = s[i+len(part):], more
 	}
+}
+
+// indexPart is strings.Index for paths: those are full of slashes, and it looks
+// for what it is to find by its first byte.
+func indexPart(s, part string) int {
+	slashes := 0
+	for slashes+1 < len(part) && part[slashes] == '/' {
+		slashes++
+	}
+	for at := slashes; at <= len(s); at++ {
+		next := strings.Index(s[at:], part[slashes:])
+		if next < 0 {
+			return -1
+		}
+		if at += next; strings.HasSuffix(s[:at], part[:slashes]) {
+			return at - slashes
+		}
+	}
+	return -1
 }
 
 // listed says for people that what is on the deny list, and by which entry

@@ -18,7 +18,7 @@ var (
 	// ownCommands are what servers are built to have a shell run for them, and
 	// by which of them: initdb has postgres list the locales, and PHP's mail()
 	// has one start what it was configured with.
-	ownCommands = map[string]map[string]struct{}{
+	ownCommands = map[string]*nameSet{
 		"locale -a":                words(`postgres`),
 		"/usr/sbin/sendmail -t -i": words(`php-fpm php-cgi apache2 httpd`),
 	}
@@ -52,43 +52,62 @@ var poolPorts = map[uint16]bool{
 	10343: true, 13333: true, 14433: true, 14444: true, 17777: true, 20535: true, 20580: true, 45560: true, 45700: true,
 }
 
-func words(s string) map[string]struct{} {
-	set := make(map[string]struct{})
+// nameSet is a set of programs' names, in lower case, of two letters or more.
+type nameSet struct {
+	names  map[string]struct{}
+	starts letterPairs // of the names: most others are told by them without a hash
+}
+
+// letterPairs is a set of two letters each, in either case. It may say that it
+// has two that it has not, and never the other way.
+type letterPairs [32]uint32
+
+func (p *letterPairs) add(a, b byte) { p[a&31] |= 1 << (b & 31) }
+
+func (p *letterPairs) has(a, b byte) bool { return p[a&31]>>(b&31)&1 != 0 }
+
+func words(s string) *nameSet {
+	set := &nameSet{names: make(map[string]struct{})}
 	for _, w := range strings.Fields(s) {
-		set[strings.ToLower(w)] = struct{}{}
+		w = strings.ToLower(w)
+		set.names[w] = struct{}{}
+		set.starts.add(w[0], w[1])
 	}
 	return set
 }
 
 // knows reports whether a base name is in set, whatever its letter case and
 // the version at its end.
-func knows(set map[string]struct{}, name string) bool {
+func knows(set *nameSet, name string) bool {
 	var buf [48]byte
-	if name == "" || len(name) > len(buf) {
+	if len(name) < 2 || len(name) > len(buf) || !set.starts.has(name[0], name[1]) {
 		return false
 	}
-	lower := buf[:0]
+	lower := buf[:len(name)]
 	for i := range len(name) {
 		c := name[i]
 		if 'A' <= c && c <= 'Z' {
 			c += 'a' - 'A'
 		}
-		lower = append(lower, c)
+		lower[i] = c
 	}
-	if _, ok := set[string(lower)]; ok {
+	if _, ok := set.names[string(lower)]; ok {
 		return true
 	}
 	end := len(lower)
 	for end > 0 && (lower[end-1] == '.' || lower[end-1] == '-' || '0' <= lower[end-1] && lower[end-1] <= '9') {
 		end--
 	}
-	_, ok := set[string(lower[:end])]
+	if end == len(lower) {
+		return false
+	}
+	_, ok := set.names[string(lower[:end])]
 	return ok
 }
 
 // called returns a name of p that is in set, for people, or "". All its names
 // count: as typed and resolved, applet, interpreters, behind a loader.
-func (p *Program) called(set map[string]struct{}) string {
+func (p *Program) called(set *nameSet) string {
 	for i := 0; ; {
 		name, next := p.name(i)
 		if next < 0 {
@@ -146,14 +165,14 @@ func pool(host string) string {
 		}
 		lower = append(lower, c)
 	}
-	if _, ok := pools[string(lower)]; !ok {
+	if _, ok := pools.names[string(lower)]; !ok {
 		return ""
 	}
 	return domain
 }
 
 // descends returns the program of set that p runs or descends from, or "".
-func (p *Process) descends(set map[string]struct{}) string {
+func (p *Process) descends(set *nameSet) string {
 	if knows(set, base(p.Path)) {
 		return p.Path
 	}

@@ -13,6 +13,7 @@ import (
 // allowed of abstract socket names.
 type paths struct {
 	trees    map[string]tree
+	roots    letterPairs         // what the trees begin with, behind the slash
 	depth    int                 // slashes of the deepest tree
 	names    map[string]struct{} // base names
 	abstract map[string]struct{} // "@name"
@@ -81,8 +82,21 @@ func (l *paths) addTree(root, entry string, itself bool) {
 		return
 	}
 	l.trees[root] = tree{entry, itself}
+	l.roots.add(rootLetters(root))
 	l.depth = max(l.depth, strings.Count(root, "/"))
 	l.above = append(l.above, prefixEntry{root + "/", entry})
+}
+
+// rootLetters are the first two bytes of a path behind its slash. The second of
+// a name of one letter is the slash behind it, if there is one or not.
+func rootLetters(p string) (a, b byte) {
+	switch len(p) {
+	case 0, 1:
+		return '/', '/'
+	case 2:
+		return p[1], '/'
+	}
+	return p[1], p[2]
 }
 
 // match returns the entry that covers a path, which is absolute and clean, or
@@ -107,7 +121,7 @@ func (l *paths) match(p string) (entry string, ok bool) {
 		if t, ok := l.trees[""]; ok && (t.itself || len(p) > 1) { // "/" and "/*"
 			return t.entry, true
 		}
-		for depth, end := 0, 0; depth < l.depth; depth++ {
+		for depth, end := 0, 0; depth < l.depth && l.roots.has(rootLetters(p)); depth++ {
 			next := strings.IndexByte(p[end+1:], '/')
 			if next < 0 {
 				if t, ok := l.trees[p]; ok && t.itself {

@@ -324,6 +324,7 @@ func effective(p *Program) string {
 // programs is a list of names, paths and patterns of either.
 type programs struct {
 	literal      map[string]struct{} // names and paths: only paths have a slash
+	starts       letterPairs         // of the literal ones: most others are told by them without a hash
 	names, paths []string            // patterns
 	digests      map[string]string   // entries by their hexadecimals
 	every        bool                // "*" is on the list
@@ -349,6 +350,7 @@ func newPrograms(entries []string, digests bool, at string, f *faults) *programs
 			l.digests[strings.ToLower(s[len(sha256Prefix):])] = s
 		case !strings.Contains(s, "*"):
 			l.literal[s] = struct{}{}
+			l.starts.add(firstLetters(s))
 		case strings.Contains(s, "/"):
 			l.paths = append(l.paths, s)
 		default:
@@ -365,7 +367,7 @@ func (l *programs) file(p string) (entry string, ok bool) {
 	if p == "" {
 		return "", false
 	}
-	if _, ok := l.literal[p]; ok {
+	if l.isLiteral(p) {
 		return p, true
 	}
 	for _, pattern := range l.paths {
@@ -386,9 +388,30 @@ func (l *programs) literalFile(p string) bool {
 	if p == "" {
 		return false
 	}
-	_, byPath := l.literal[p]
-	_, byName := l.literal[base(p)]
-	return byPath || byName || l.every
+	return l.every || l.isLiteral(p) || l.isLiteral(base(p))
+}
+
+func (l *programs) isLiteral(s string) bool {
+	if !l.starts.has(firstLetters(s)) {
+		return false
+	}
+	_, ok := l.literal[s]
+	return ok
+}
+
+// firstLetters are the first two bytes of a name, or of a path behind its
+// slash; what is missing is 0.
+func firstLetters(s string) (a, b byte) {
+	if len(s) > 0 && s[0] == '/' {
+		s = s[1:]
+	}
+	switch len(s) {
+	case 0:
+		return 0, 0
+	case 1:
+		return s[0], 0
+	}
+	return s[0], s[1]
 }
 
 // name returns the entry that names a base name. The name "" is none.
@@ -396,7 +419,7 @@ func (l *programs) name(n string) (entry string, ok bool) {
 	if n == "" {
 		return "", false
 	}
-	if _, ok := l.literal[n]; ok {
+	if l.isLiteral(n) {
 		return n, true
 	}
 	for _, pattern := range l.names {

@@ -76,7 +76,7 @@ func flag(has func(*Program) bool, what string) func(*Event) string {
 }
 
 // ifCalled asks about programs that have a name in one of the sets.
-func ifCalled(needs Needs, sets ...map[string]struct{}) func(*Event) Needs {
+func ifCalled(needs Needs, sets ...*nameSet) func(*Event) Needs {
 	return func(ev *Event) Needs {
 		for _, set := range sets {
 			if ev.Program.called(set) != "" {
@@ -153,7 +153,7 @@ func waitsForPort(p *Program) bool {
 
 // fromServer finds a program of set that a server started, by itself or
 // through others.
-func fromServer(ev *Event, set map[string]struct{}) string {
+func fromServer(ev *Event, set *nameSet) string {
 	name := ev.Program.called(set)
 	if name == "" {
 		return ""
@@ -175,12 +175,12 @@ func miner(p *Program) string {
 	}
 	algorithm := false // the argument before announced one
 	for _, arg := range p.Command {
-		stratum, host := poolIn(arg)
-		if stratum {
+		says := minerSigns(arg)
+		if says.stratum {
 			return "an argument is the address of a mining pool (stratum)"
 		}
-		if option := minerOption(arg); option != "" {
-			return "option " + quote(option) + " is a crypto miner's"
+		if says.option != "" {
+			return "option " + quote(says.option) + " is a crypto miner's"
 		}
 		value := arg
 		if rest, ok := strings.CutPrefix(arg, "--algo="); ok {
@@ -190,47 +190,11 @@ func miner(p *Program) string {
 			return "algorithm " + quote(value) + " is a crypto miner's"
 		}
 		algorithm = arg == "-a" || arg == "--algo" || arg == "--coin"
-		if host != "" {
-			return "an argument is the address of the mining pool " + host
+		if says.pool != "" {
+			return "an argument is the address of the mining pool " + says.pool
 		}
 	}
 	return ""
-}
-
-func letter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
-
-var minerOptions = []string{
-	"--donate-level", "--donate-over-proxy", "--randomx-", "--cpu-max-threads-hint", "--nicehash", "--coin=monero",
-	"--coin monero", "--rig-id", "--cuda-bfactor-hint", "--opencl-platform=", "--asm=ryzen", "--astrobwt-",
-}
-
-// minerOptionStarts are the letters that they begin with, behind the dashes.
-var minerOptionStarts = func() (starts [256]bool) {
-	for _, option := range minerOptions {
-		starts[option[2]] = true
-	}
-	return starts
-}()
-
-// minerOption finds an option that only miners have. It may stand anywhere in
-// an argument: sh -c takes a whole command as one.
-func minerOption(arg string) string {
-	for from := 0; ; {
-		at := strings.Index(arg[from:], "--")
-		if at < 0 || from+at+2 == len(arg) {
-			return ""
-		}
-		at += from
-		from = at + 2
-		if !minerOptionStarts[arg[from]] {
-			continue
-		}
-		for _, option := range minerOptions {
-			if strings.HasPrefix(arg[at:], option) {
-				return option
-			}
-		}
-	}
 }
 
 func minerAlgorithm(s string) bool {
@@ -240,48 +204,6 @@ func minerAlgorithm(s string) bool {
 		}
 	}
 	return false
-}
-
-// poolIn looks for what miners are given to find their pool: a URL of the
-// protocol of pools (stratum+tcp://, stratum2+ssl://, in any letters), or a
-// pool's host with a port behind it (pool.supportxmr.com:3333). A URL without a
-// port may be read by anybody.
-func poolIn(arg string) (stratum bool, host string) {
-	for from := 0; ; {
-		colon := strings.IndexByte(arg[from:], ':')
-		if colon < 0 {
-			return false, host
-		}
-		end := from + colon
-		from = end + 1
-		switch {
-		case strings.HasPrefix(arg[end:], "://"):
-			if stratumScheme(arg[:end]) {
-				return true, ""
-			}
-		case host == "" && from < len(arg) && '0' <= arg[from] && arg[from] <= '9':
-			start := end
-			for start > 0 && hostByte(arg[start-1]) {
-				start--
-			}
-			host = pool(arg[start:end])
-		}
-	}
-}
-
-// stratumScheme reports whether a text ends in such a URL's scheme.
-func stratumScheme(text string) bool {
-	const name = "stratum"
-	start := len(text)
-	for start > 0 && (letter(text[start-1]) || '0' <= text[start-1] && text[start-1] <= '9' || text[start-1] == '+') {
-		start--
-	}
-	scheme := text[start:]
-	return len(scheme) >= len(name) && strings.EqualFold(scheme[:len(name)], name)
-}
-
-func hostByte(c byte) bool {
-	return letter(c) || '0' <= c && c <= '9' || c == '.' || c == '-'
 }
 
 // reverseShell finds a shell whose keyboard is another machine, or a command
@@ -328,22 +250,6 @@ func reverseShell(p *Program, unsure bool) string {
 	return ""
 }
 
-// dialsByName reports whether a shell's command opens a connection as a file,
-// /dev/tcp/HOST/PORT.
-func dialsByName(command string) bool {
-	for from := 0; ; {
-		at := strings.IndexByte(command[from:], 'v') // rarer than a slash
-		if at < 0 {
-			return false
-		}
-		at += from
-		from = at + 1
-		if rest := command[from:]; strings.HasSuffix(command[:at], "/de") && (strings.HasPrefix(rest, "/tcp/") || strings.HasPrefix(rest, "/udp/")) {
-			return true
-		}
-	}
-}
-
 var (
 	relays = words(`nc ncat netcat nc.traditional nc.openbsd socat cryptcat pwncat`)
 	socats = words(`socat`)
@@ -352,11 +258,6 @@ var (
 func firstWord(s string) string {
 	word, _, _ := strings.Cut(s, " ")
 	return word
-}
-
-// dials reports whether a one-line program opens a connection.
-func dials(code string) bool {
-	return strings.Contains(code, "ocket") || strings.Contains(code, "fsockopen") || strings.Contains(code, "/inet/tcp") || strings.Contains(code, "net.connect")
 }
 
 // handsOver reports whether a one-line program gives a connection to a shell.

@@ -1,0 +1,229 @@
+package policy
+
+import (
+	"math/bits"
+	"strings"
+)
+
+// This file looks for short texts in command lines, which are long now and
+// then: of a shell a whole script is one argument. Eight bytes are looked at in
+// one step for the two letters that are rare together in each text, and what is
+// around those is compared. A command line that is full of them takes some ten
+// times as long, in which each byte is still looked at only so often.
+
+const (
+	eachByte = 0x0101010101010101 // times a byte: eight of them
+	highBits = 0x80 * eachByte
+)
+
+// octets are eight times a byte. They are in variables for loops to keep them in
+// registers: constants of eight bytes are loaded anew in each step, which takes
+// twice the time.
+var octets = struct{ colon, dash, slash, o, c, t, one, high uint64 }{
+	':' * eachByte, '-' * eachByte, '/' * eachByte, 'o' * eachByte, 'c' * eachByte, 't' * eachByte,
+	eachByte, highBits,
+}
+
+// eight returns the first eight bytes of s, the first in the lowest bits.
+func eight(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// zeros returns the high bit of each byte of x that is 0, and perhaps of some
+// above such a byte that is 1.
+func zeros(x uint64) uint64 { return (x - eachByte) &^ x & highBits }
+
+func letter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
+
+func digit(c byte) bool { return '0' <= c && c <= '9' }
+
+// signs are what only a miner is given, as far as they were looked for.
+type signs struct {
+	stratum bool   // the URL of a pool
+	option  string // the first option
+	pool    string // the first host of a pool
+}
+
+// minerSigns looks in an argument for what only miners are given:
+//
+//   - a URL of the protocol of pools: stratum+tcp://, stratum2+ssl://, in any
+//     letters. With one nothing else is looked for.
+//   - an option that only miners have. It may stand anywhere in an argument: sh
+//     -c takes a whole command as one.
+//   - a pool's host with a port behind it (pool.supportxmr.com:3333). A URL
+//     without a port may be read by anybody.
+//
+// All of them have a colon or two dashes.
+func minerSigns(arg string) (found signs) {
+	for i := nextSign(arg, 0); i >= 0; i = nextSign(arg, i+1) {
+		switch {
+		case arg[i] == '-':
+			if found.option == "" {
+				found.option = minerOption(arg[i:])
+			}
+		case arg[i+1] == '/':
+			if strings.HasPrefix(arg[i:], "://") && stratumScheme(arg[:i]) {
+				found.stratum = true
+				return found
+			}
+		case found.pool == "":
+			start := i
+			for start > 0 && hostByte(arg[start-1]) {
+				start--
+			}
+			found.pool = pool(arg[start:i])
+		}
+	}
+	return found
+}
+
+// nextSign returns where from at on there is the colon of a URL or behind a
+// host that may be a pool's, or the dashes of an option that may be a miner's;
+// -1 is nowhere.
+func nextSign(arg string, at int) int {
+	colon, dash, one, high := octets.colon, octets.dash, octets.one, octets.high
+	rest := arg[at:]
+	for ; len(rest) > 8; rest = rest[8:] {
+		x, next := eight(rest), eight(rest[1:])
+		colons, dashes := x^colon, (x^dash)|(next^dash)
+		if ((colons-one)|(dashes-one))&high == 0 {
+			continue // no byte of either is 0
+		}
+		for m := zeros(colons) | zeros(dashes); m != 0; m &= m - 1 {
+			i := len(arg) - len(rest) + bits.TrailingZeros64(m)/8
+			if i > 6 && i+4 <= len(arg) { // what most are is told without a call
+				around := arg[i-6 : i+4]
+				switch next := around[7]; {
+				case around[6] == '-':
+					if !optionStarts.has(around[8], around[9]) {
+						continue
+					}
+				case next == '/': // of a longer scheme than http
+					if !schemeByte(around[0]) || !schemeByte(around[1]) {
+						continue
+					}
+				case !digit(next), !poolEnds.has(around[4], around[5]):
+					continue
+				}
+			}
+			if isSign(arg, i) {
+				return i
+			}
+		}
+	}
+	for at = len(arg) - len(rest); at < len(arg); at++ {
+		if isSign(arg, at) {
+			return at
+		}
+	}
+	return -1
+}
+
+// isSign reports whether nextSign returns i.
+func isSign(arg string, i int) bool {
+	if arg[i] == '-' {
+		return i+3 < len(arg) && arg[i+1] == '-' && optionStarts.has(arg[i+2], arg[i+3])
+	}
+	return i > 1 && i+1 < len(arg) && arg[i] == ':' && (arg[i+1] == '/' || digit(arg[i+1]) && poolEnds.has(arg[i-2], arg[i-1]))
+}
+
+var minerOptions = []string{
+	"--donate-level", "--donate-over-proxy", "--randomx-", "--cpu-max-threads-hint", "--nicehash", "--coin=monero",
+	"--coin monero", "--rig-id", "--cuda-bfactor-hint", "--opencl-platform=", "--asm=ryzen", "--astrobwt-",
+}
+
+// optionStarts are the letters that they begin with, behind the dashes, and
+// poolEnds those that pools end in.
+var optionStarts, poolEnds = func() (starts, ends letterPairs) {
+	for _, option := range minerOptions {
+		starts.add(option[2], option[3])
+	}
+	for name := range pools.names {
+		ends.add(name[len(name)-2], name[len(name)-1])
+	}
+	return starts, ends
+}()
+
+// minerOption returns the option of a miner that a text begins with, or "".
+func minerOption(text string) string {
+	for _, option := range minerOptions {
+		if strings.HasPrefix(text, option) {
+			return option
+		}
+	}
+	return ""
+}
+
+// stratumScheme reports whether a text ends in such a URL's scheme.
+func stratumScheme(text string) bool {
+	const name = "stratum"
+	start := len(text)
+	for start > 0 && schemeByte(text[start-1]) {
+		start--
+	}
+	scheme := text[start:]
+	return len(scheme) >= len(name) && strings.EqualFold(scheme[:len(name)], name)
+}
+
+func schemeByte(c byte) bool { return letter(c) || digit(c) || c == '+' }
+
+func hostByte(c byte) bool { return letter(c) || digit(c) || c == '.' || c == '-' }
+
+// dialsByName reports whether a shell's command opens a connection as a file,
+// /dev/tcp/HOST/PORT.
+func dialsByName(command string) bool {
+	for at := 0; ; at++ {
+		next := strings.IndexByte(command[at:], 'v') // rarer than a slash
+		if next < 0 {
+			return false
+		}
+		at += next
+		if rest := command[at+1:]; strings.HasSuffix(command[:at], "/de") && (strings.HasPrefix(rest, "/tcp/") || strings.HasPrefix(rest, "/udp/")) {
+			return true
+		}
+	}
+}
+
+// dials reports whether a one-line program opens a connection: by a socket,
+// PHP's fsockopen, awk's /inet/tcp or node's net.connect.
+func dials(code string) bool {
+	for i := nextDial(code, 0); i >= 0; i = nextDial(code, i+1) {
+		before, behind := code[:i], code[i:]
+		if strings.HasPrefix(behind, "ocket") ||
+			strings.HasPrefix(behind, "ockopen") && strings.HasSuffix(before, "fs") ||
+			strings.HasPrefix(behind, "t/tcp") && strings.HasSuffix(before, "/ine") ||
+			strings.HasPrefix(behind, "t.connect") && strings.HasSuffix(before, "ne") {
+			return true
+		}
+	}
+	return false
+}
+
+// nextDial returns where from at on there is "ock", "t/t" or "t.c", as in what
+// dials looks for, or something like that; -1 is nowhere.
+func nextDial(code string, at int) int {
+	o, c, t, slash, one, high := octets.o, octets.c, octets.t, octets.slash, octets.one, octets.high
+	rest := code[at:]
+	for ; len(rest) > 9; rest = rest[8:] {
+		x, next := eight(rest), eight(rest[1:])
+		oc, ts := (x^o)|(next^c), (x^t)|((next|one)^slash) // a dot is a slash but for its lowest bit
+		if ((oc-one)|(ts-one))&high == 0 {
+			continue // no byte of either is 0
+		}
+		for m := zeros(oc) | zeros(ts); m != 0; m &= m - 1 {
+			i := len(code) - len(rest) + bits.TrailingZeros64(m)/8
+			if third := code[i+2]; third == 'k' || third == 't' || third == 'c' {
+				return i
+			}
+		}
+	}
+	for at = len(code) - len(rest); at+2 < len(code); at++ {
+		switch code[at : at+3] {
+		case "ock", "t/t", "t.c":
+			return at
+		}
+	}
+	return -1
+}
