@@ -2,6 +2,7 @@ package audit
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,7 +17,20 @@ const (
 	sumPeriod = 10 * time.Minute // which lasts so long
 	// maxTallies bounds the different messages of a sum.
 	maxTallies = 50
+	// keepEach is how often the sums that run are kept, at most.
+	keepEach = time.Second
+	// sumsName is the file they are kept in, and maxKept bounds, in bytes, for
+	// how many of them the different messages are kept.
+	sumsName = "sums"
+	maxKept  = 1 << 20
 )
+
+// Keeper keeps files over a restart. A [Spool] does.
+type Keeper interface {
+	Save(name string, data []byte) error
+	Load(name string) ([]byte, error)
+	Forget(name string)
+}
 
 // Sums is a [Sink] before another. Of what comes too often it writes how much
 // it was: with more than five records of a kind within 15 minutes one says
@@ -26,14 +40,23 @@ const (
 //
 // Records are of a kind if the same was detected, by the same custom rule, and
 // either all or none was refused: what got through is not lost among what was
-// stopped. The Defender's own news are of none. A sum is in memory until it is
-// written, and lost with a process that is killed.
+// stopped. The Defender's own news are of none.
+//
+// A sum that runs is in memory, and what it would be now is kept as a file once
+// a second: a process that is killed loses the last second of it, and the next
+// one writes it. Without a Keeper that keeps it is lost as a whole.
+//
+// Lock order: keeping, then mu.
 type Sums struct {
 	next      Sink
+	keep      Keeper
 	container string
+
+	keeping sync.Mutex // held while the sums are kept
 
 	mu     sync.Mutex // held while next writes
 	kinds  map[kind]*kindState
+	soon   bool  // the sums will be kept
 	lost   error // of a sum that could not be written
 	closed bool
 }
@@ -65,10 +88,19 @@ type Tally struct {
 	Count int    `json:"count"`
 }
 
-// NewSums returns a sink that sums up records of src before next.
-func NewSums(src *Source, next Sink) *Sums {
+// NewSums returns a sink that sums up records of src before next, and writes
+// the sums that a killed process left.
+func NewSums(src *Source, next Sink, keep Keeper) *Sums {
 	container := cmp.Or(clean(src.Container), clean(src.AppID), clean(src.Hostname), "without a name")
-	return &Sums{next: next, container: container, kinds: make(map[kind]*kindState)}
+	s := &Sums{next: next, keep: keep, container: container, kinds: make(map[kind]*kindState)}
+	var left []Record
+	if data, err := keep.Load(sumsName); err == nil && json.Unmarshal(data, &left) == nil {
+		for i := range left {
+			s.lost = errors.Join(s.lost, next.Write(left[i]))
+		}
+	}
+	keep.Forget(sumsName)
+	return s
 }
 
 // Write writes a record, or adds it to a sum. An error may be that of a sum
@@ -98,6 +130,7 @@ func (s *Sums) take(r Record) (_ Record, whole bool) {
 	}
 	if state.sum != nil {
 		state.sum.add(r)
+		s.keepSoon()
 		return r, false
 	}
 	// Our clock counts, not the record's: that one may be set.
@@ -123,6 +156,53 @@ func (s *Sums) end(k kind, over *period) {
 	}
 	delete(s.kinds, k)
 	s.lost = errors.Join(s.lost, s.write(over))
+	s.keepSoon()
+}
+
+// keepSoon has the sums kept within a second. s.mu is held.
+func (s *Sums) keepSoon() {
+	if !s.soon {
+		s.soon = true
+		time.AfterFunc(keepEach, s.keepNow)
+	}
+}
+
+// keepNow keeps the sums that run. Whether that works is seen, and said, where
+// the records are kept.
+func (s *Sums) keepNow() {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	s.mu.Lock()
+	s.soon = false
+	var list []Record
+	for _, state := range s.kinds {
+		if state.sum != nil && state.sum.count > 0 {
+			r := state.sum.record(s.container)
+			r.Time = state.sum.last.Time
+			list = append(list, r)
+		}
+	}
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return
+	}
+	if len(list) == 0 {
+		s.keep.Forget(sumsName)
+		return
+	}
+	for i, size := 0, 0; i < len(list); i++ {
+		for _, e := range list[i].Events {
+			size += len(e.Msg)
+		}
+		if size > maxKept {
+			list[i].Events = nil
+		}
+	}
+	data, err := json.Marshal(list)
+	if err == nil {
+		_ = s.keep.Save(sumsName, data)
+	}
 }
 
 // write writes a sum, if there is anything in it. s.mu is held.
@@ -136,6 +216,8 @@ func (s *Sums) write(over *period) error {
 // Close writes the sums that run and stops summing up. It leaves the next sink
 // open.
 func (s *Sums) Close() error {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lost := s.lost
@@ -146,6 +228,7 @@ func (s *Sums) Close() error {
 		}
 	}
 	s.kinds, s.lost, s.closed = nil, nil, true
+	s.keep.Forget(sumsName)
 	return lost
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,33 @@ type summed struct {
 	pages
 	records []Record
 	fail    error // of the next write
+	kept    map[string][]byte
+}
+
+func (s *summed) Save(name string, data []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.kept == nil {
+		s.kept = make(map[string][]byte)
+	}
+	s.kept[name] = data
+	return nil
+}
+
+func (s *summed) Load(name string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data, ok := s.kept[name]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return data, nil
+}
+
+func (s *summed) Forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.kept, name)
 }
 
 func (s *summed) Write(r Record) error {
@@ -104,7 +132,7 @@ func TestSums(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var p summed
-				s := NewSums(&Source{Container: "web"}, &p)
+				s := NewSums(&Source{Container: "web"}, &p, &p)
 				test.do(s)
 				if err := s.Close(); err != nil {
 					t.Error(err)
@@ -122,7 +150,7 @@ func TestSums(t *testing.T) {
 func TestSumOfMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p summed
-		s := NewSums(&Source{AppID: "shop"}, &p)
+		s := NewSums(&Source{AppID: "shop"}, &p, &p)
 		for _, n := range []int{1, 2, 3, 4, 5, 6, 7, 8, 8} {
 			_ = s.Write(denied(n))
 		}
@@ -155,7 +183,7 @@ func TestSumOfMessages(t *testing.T) {
 func TestSumLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p summed
-		s := NewSums(&Source{}, &p)
+		s := NewSums(&Source{}, &p, &p)
 		for n := range 8 {
 			_ = s.Write(denied(n))
 		}
@@ -168,5 +196,84 @@ func TestSumLost(t *testing.T) {
 		if err := s.Write(denied(10)); err != nil || len(p.records) != 8 {
 			t.Errorf("%d records, %v", len(p.records), err)
 		}
+	})
+}
+
+// What a killed process had summed up but for the last second is written by
+// the next one, once; what ended in order is not written again.
+func TestSumsOfTheKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p summed
+		s := NewSums(&Source{Container: "web"}, &p, &p)
+		for n := 1; n <= 8; n++ {
+			_ = s.Write(denied(n))
+		}
+		time.Sleep(keepEach)
+		synctest.Wait()
+		_ = s.Write(denied(9))
+		killed := time.Now()
+		s.mu.Lock()
+		s.closed = true // it does nothing more
+		s.mu.Unlock()
+		p.records = nil
+
+		next := NewSums(&Source{Container: "web"}, &p, &p)
+		if len(p.records) != 1 {
+			t.Fatalf("%+v", p.records)
+		}
+		r := p.records[0]
+		if r.Count != 2 || !r.Refused || r.AttackType != "explicitlyDeniedDNS" || !r.Time.Before(killed) || len(r.Events) != 2 ||
+			r.Msg != "In the past 10 minutes, container web had 2 events of type explicitlyDeniedDNS; The most recent event was: denied 8" {
+			t.Errorf("%+v", r)
+		}
+		for n := 1; n <= 9; n++ {
+			_ = next.Write(denied(n))
+		}
+		time.Sleep(keepEach)
+		synctest.Wait()
+		if len(p.kept) == 0 {
+			t.Error("nothing is kept")
+		}
+		if err := next.Close(); err != nil || len(p.kept) != 0 || len(p.records) != 8 {
+			t.Errorf("%v, %d files, %d records", err, len(p.kept), len(p.records))
+		}
+		time.Sleep(sumPeriod)
+		NewSums(&Source{}, &p, &p)
+		if len(p.records) != 8 {
+			t.Errorf("%d records", len(p.records))
+		}
+
+		p.kept = map[string][]byte{sumsName: []byte(`[{"msg":`)} // torn
+		NewSums(&Source{}, &p, &p)
+		if len(p.records) != 8 || len(p.kept) != 0 {
+			t.Errorf("%d records, %d files", len(p.records), len(p.kept))
+		}
+	})
+}
+
+// Sums that are kept are bounded: the messages give way, the numbers do not.
+func TestSumsKeptAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p summed
+		s := NewSums(&Source{}, &p, &p)
+		const kinds = 20
+		for kind := range kinds {
+			for n := range eachOf + 1 + maxTallies {
+				r := denied(n)
+				r.CustomRule, r.Msg = fmt.Sprint(kind), fmt.Sprint(n, strings.Repeat("x", maxText))
+				_ = s.Write(r)
+			}
+		}
+		time.Sleep(keepEach)
+		synctest.Wait()
+		if n := len(p.kept[sumsName]); n > 2*maxKept {
+			t.Errorf("%d bytes are kept", n)
+		}
+		p.records = nil
+		NewSums(&Source{}, &p, &p)
+		if len(p.records) != kinds || p.records[kinds-1].Count != maxTallies {
+			t.Errorf("%d records", len(p.records))
+		}
+		_ = s.Close()
 	})
 }

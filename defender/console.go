@@ -61,7 +61,7 @@ func (d *Defender) openLine() (*line, error) {
 	l := &line{d: d, ended: make(chan struct{})}
 	l.spool = audit.OpenSpool(audit.SpoolConfig{Dir: c.DataDir, Source: &d.src, Notice: d.queue.Notice})
 	if !c.EveryAudit {
-		l.sums = audit.NewSums(&d.src, l.spool)
+		l.sums = audit.NewSums(&d.src, l.spool, l.spool)
 	}
 	var err error
 	var forensics func() *wire.Snapshot
