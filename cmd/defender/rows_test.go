@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -205,8 +206,9 @@ func rowCases(t *testing.T) map[string]rowCase {
 }
 
 // TestRows does what each row of the reference's table is about, with each
-// effect: what prevents stops it, what alerts tells of it, and what disables
-// does neither. The record is the row's, to the letter.
+// effect: what prevents stops it, what blocks ends the target too, what alerts
+// tells of it, and what disables does neither. The record is the row's, to the
+// letter.
 func TestRows(t *testing.T) {
 	t.Parallel()
 	cases, words := rowCases(t), enums(t)
@@ -224,7 +226,7 @@ func TestRows(t *testing.T) {
 				testSumRow(t, r)
 			})
 		default:
-			for _, effect := range []string{"disable", "alert", "prevent"} {
+			for _, effect := range []string{"disable", "alert", "prevent", "block"} {
 				t.Run(r.detection+"/"+effect, func(t *testing.T) {
 					t.Parallel()
 					c.test(t, r, effect, words)
@@ -293,10 +295,17 @@ func (c *rowCase) test(t *testing.T, r row, effect string, words map[string][]st
 	if c.late && r.preventable {
 		t.Error("the reference prevents this")
 	}
-	got := run{policy: rule, flags: c.flags, wrap: c.wrap, dir: dir}.protected(t, "sh", "-c", text.Replace(c.script))
-	prevented := effect == "prevent" && !c.late
-	if (got.out == "done\n") == prevented {
+	script := text.Replace(c.script)
+	if effect == "block" {
+		script += "; sleep 300" // and is ended before
+	}
+	got := run{policy: rule, flags: c.flags, wrap: c.wrap, dir: dir}.protected(t, "sh", "-c", script)
+	prevented := !c.late && (effect == "prevent" || effect == "block")
+	if done := got.out == "done\n"; done == prevented && (effect != "block" || prevented) { // what is ended late may be done
 		t.Errorf("it said %q and %q", got.out, got.err)
+	}
+	if ended := got.status == 128+15; ended != (effect == "block") {
+		t.Errorf("status %d", got.status)
 	}
 	audits := got.audits()
 	if effect == "disable" {
@@ -309,10 +318,10 @@ func (c *rowCase) test(t *testing.T, r row, effect string, words map[string][]st
 		t.Fatal("nothing is told")
 	}
 	want := record{AttackType: r.attack, Effect: effect, Msg: text.Replace(r.message(t, c.places)), Category: r.category, Severity: "medium", Type: r.sensor}
-	if c.late {
+	if c.late && effect == "prevent" {
 		want.Effect = "alert"
 	}
-	if prevented {
+	if prevented || effect == "block" {
 		want.Severity = "high"
 	}
 	for _, a := range audits {
@@ -351,24 +360,28 @@ func (r *row) message(t *testing.T, places map[string]string) string {
 	})
 }
 
-// testSumRow has a target try nine times: the Console would get the row, which
-// waits in the spool.
-func testSumRow(t *testing.T, r row) {
-	t.Helper()
-	dir := workDir(t, 0)
-	data := filepath.Join(dir, "data")
+// nineTimes has a target try what is refused nine times, with a Console that is
+// away, and returns what happens over and over then: the records wait in data.
+func nineTimes(dir, data string) (r run, script string) {
 	const rule = "version: 1\nrules:\n  - name: r\n    processes: {effect: prevent, deny: [prog-d]}\n"
 	flags := []string{"--console", "https://127.0.0.1:1", "--token", "x", "--data-dir", data, "--container", "web"}
-	run{policy: rule, flags: flags, dir: dir}.protected(t, "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do "+victim("prog-d")+"; done")
+	return run{policy: rule, flags: flags, dir: dir}, "for i in 1 2 3 4 5 6 7 8 9; do " + victim("prog-d") + "; done"
+}
+
+// sumOf is the row of what happened nine times.
+func (r *row) sumOf(t *testing.T) string {
+	t.Helper()
+	launched := fmt.Sprintf("%s launched and is explicitly denied by runtime rule. Full command: %[1]s", victim("prog-d"))
+	return r.message(t, map[string]string{"event type": "explicitlyDeniedProcess", "message": launched, "name": "web", "n": "3"})
+}
+
+// waiting are the messages that wait in a data directory.
+func waiting(t *testing.T, data string) (msgs []string) {
+	t.Helper()
 	files, err := learn.Files(data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	launched := fmt.Sprintf("%s launched and is explicitly denied by runtime rule. Full command: %[1]s", victim("prog-d"))
-	want := r.message(t, map[string]string{
-		"event type": "explicitlyDeniedProcess", "message": launched, "name": "web", "n": "3",
-	})
-	var msgs []string
 	for _, name := range files {
 		f, err := os.Open(name)
 		if err != nil {
@@ -384,8 +397,43 @@ func testSumRow(t *testing.T, r row) {
 			t.Fatal(err)
 		}
 	}
-	if len(msgs) != 7 || !slices.Contains(msgs, want) {
+	return msgs
+}
+
+// testSumRow has a target try nine times: the Console would get the row.
+func testSumRow(t *testing.T, r row) {
+	t.Helper()
+	dir := workDir(t, 0)
+	data := filepath.Join(dir, "data")
+	often, script := nineTimes(dir, data)
+	often.protected(t, "sh", "-c", script)
+	if msgs, want := waiting(t, data), r.sumOf(t); len(msgs) != 7 || !slices.Contains(msgs, want) {
 		t.Errorf("got  %q\nwant %q among 7", msgs, want)
+	}
+}
+
+// TestSumOfTheKilled: what a Defender had summed up when it was killed is the
+// next one's to tell.
+func TestSumOfTheKilled(t *testing.T) {
+	t.Parallel()
+	dir := workDir(t, 0)
+	data := filepath.Join(dir, "data")
+	often, script := nineTimes(dir, data)
+	p := often.startProtected(t, "sh", "-c", script+"; echo ready; sleep 300")
+	f := p.family()
+	waitFor(t, func() bool {
+		kept, _ := os.ReadFile(filepath.Join(data, "sums"))
+		return strings.Contains(string(kept), "had 3 events")
+	})
+	_ = syscall.Kill(f.supervisor, syscall.SIGKILL)
+	p.wait()
+	if msgs := waiting(t, data); len(msgs) != 6 {
+		t.Errorf("%q", msgs)
+	}
+	often.protected(t, "true")
+	rows := readRows(t)
+	if msgs, want := waiting(t, data), rows[len(rows)-1].sumOf(t); len(msgs) != 7 || msgs[6] != want {
+		t.Errorf("got  %q\nwant %q as the last of 7", msgs, want)
 	}
 }
 
