@@ -149,7 +149,7 @@ var optionStarts, poolEnds = func() (starts, ends letterPairs) {
 // minerOption returns the option of a miner that a text begins with, or "".
 func minerOption(text string) string {
 	for _, option := range minerOptions {
-		if strings.HasPrefix(text, option) {
+		if len(text) > 4 && text[4] == option[4] && strings.HasPrefix(text, option) {
 			return option
 		}
 	}
