@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,8 +110,12 @@ func (a *app) with(args string, do func(c *cli.Context, st *store.Store) error) 
 	return func(c *cli.Context) error {
 		want := len(strings.Fields(args))
 		if c.NArg() != want {
-			err := fmt.Errorf("%s takes %d arguments, not %d", c.Command.HelpName, want, c.NArg())
-			return hint(err, "%s", strings.TrimSpace(c.Command.HelpName+" [flags] "+args))
+			given := "nothing is given"
+			if c.NArg() > 0 {
+				given = fmt.Sprintf("%q is given", strings.Join(c.Args().Slice(), " "))
+			}
+			err := fmt.Errorf("%s takes %s; %s", c.Command.HelpName, cmp.Or(args, "no arguments"), given)
+			return hint(err, "see %q", c.Command.HelpName+" --help")
 		}
 		st, err := a.open(c)
 		if err != nil {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"appdefender/cmd/internal/flags"
 )
 
 // version is set by the build.
@@ -16,8 +18,8 @@ var version = "dev"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	app := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr}
-	if err := app.cli().RunContext(ctx, os.Args); err != nil {
+	c := (&app{in: os.Stdin, out: os.Stdout, err: os.Stderr}).cli()
+	if err := c.RunContext(ctx, flags.First(c, os.Args)); err != nil {
 		fmt.Fprintf(os.Stderr, "console: %v\n", err)
 		if hint := hintOf(err); hint != "" {
 			fmt.Fprintf(os.Stderr, "console: hint: %s\n", hint)

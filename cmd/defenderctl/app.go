@@ -3,10 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"appdefender/cmd/internal/flags"
 )
 
 // Exit statuses: of what was asked about something faulty, and of a wrong
@@ -24,7 +25,7 @@ type app struct {
 func run(args []string, in io.Reader, out, errs io.Writer) error {
 	a := &app{in, out, errs}
 	c := a.cli()
-	return c.Run(flagsFirst(c, args))
+	return c.Run(flags.First(c, args))
 }
 
 func (a *app) cli() *cli.App {
@@ -85,48 +86,4 @@ func noSuchCommand(c *cli.Context) error {
 		return fmt.Errorf("unknown command %q; there are %s", c.Args().First(), strings.Join(names, ", "))
 	}
 	return cli.ShowSubcommandHelp(c)
-}
-
-// flagsFirst lets flags stand behind a command's arguments too, which the
-// library takes for more arguments.
-func flagsFirst(c *cli.App, args []string) []string {
-	commands, i := c.Commands, 1
-	var leaf *cli.Command
-	for ; i < len(args) && len(commands) > 0; i++ {
-		k := slices.IndexFunc(commands, func(cmd *cli.Command) bool { return cmd.HasName(args[i]) })
-		if k < 0 {
-			return args
-		}
-		leaf, commands = commands[k], commands[k].Subcommands
-	}
-	if leaf == nil {
-		return args
-	}
-	takesValue := func(arg string) bool {
-		name := strings.TrimLeft(arg, "-")
-		for _, f := range leaf.Flags {
-			if _, isBool := f.(*cli.BoolFlag); slices.Contains(f.Names(), name) {
-				return !isBool
-			}
-		}
-		return false
-	}
-	head := args[:i]
-	var flags, rest []string
-	for ; i < len(args); i++ {
-		switch arg := args[i]; {
-		case arg == "--":
-			rest = append(rest, args[i+1:]...)
-			i = len(args)
-		case len(arg) < 2 || arg[0] != '-':
-			rest = append(rest, arg)
-		default:
-			flags = append(flags, arg)
-			if takesValue(arg) && i+1 < len(args) {
-				i++
-				flags = append(flags, args[i])
-			}
-		}
-	}
-	return slices.Concat(head, flags, []string{"--"}, rest)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"appdefender/audit"
+	"appdefender/cmd/internal/flags"
 	"appdefender/console"
 	"appdefender/console/store"
 	"appdefender/wire"
@@ -243,7 +244,7 @@ func following(t *testing.T, args ...string) (out, errs *watched) {
 	c := a.cli()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- c.RunContext(ctx, flagsFirst(c, append([]string{"defenderctl", "audits", "--follow", "--json"}, args...)))
+		ended <- c.RunContext(ctx, flags.First(c, append([]string{"defenderctl", "audits", "--follow", "--json"}, args...)))
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -1,0 +1,53 @@
+// Package flags reads command lines as people write them.
+package flags
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// First puts the flags of a command line before the command's arguments: people
+// write them behind those too, where the library takes them for more arguments.
+func First(c *cli.App, args []string) []string {
+	commands, i := c.Commands, 1
+	var leaf *cli.Command
+	for ; i < len(args) && len(commands) > 0; i++ {
+		k := slices.IndexFunc(commands, func(cmd *cli.Command) bool { return cmd.HasName(args[i]) })
+		if k < 0 {
+			return args
+		}
+		leaf, commands = commands[k], commands[k].Subcommands
+	}
+	if leaf == nil {
+		return args
+	}
+	takesValue := func(arg string) bool {
+		name := strings.TrimLeft(arg, "-")
+		for _, f := range leaf.Flags {
+			if _, isBool := f.(*cli.BoolFlag); slices.Contains(f.Names(), name) {
+				return !isBool
+			}
+		}
+		return false
+	}
+	head := args[:i]
+	var flags, rest []string
+	for ; i < len(args); i++ {
+		switch arg := args[i]; {
+		case arg == "--":
+			rest = append(rest, args[i+1:]...)
+			i = len(args)
+		case len(arg) < 2 || arg[0] != '-':
+			rest = append(rest, arg)
+		default:
+			flags = append(flags, arg)
+			if takesValue(arg) && i+1 < len(args) {
+				i++
+				flags = append(flags, args[i])
+			}
+		}
+	}
+	return slices.Concat(head, flags, []string{"--"}, rest)
+}
