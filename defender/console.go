@@ -155,7 +155,7 @@ func (d *Defender) apply(p *policy.Policy) error {
 	}
 	d.readRecords(engine, d.started)
 	before := d.use(p, engine)
-	if before != nil && before.Needs() != engine.Needs() { // what holds at the start is told then
+	if before != nil { // what holds at the start is told then
 		d.lacks()
 	}
 	return nil

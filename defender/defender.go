@@ -47,6 +47,7 @@ type Defender struct {
 	engine atomic.Pointer[policy.Engine]
 	// shipped says that the rule's section files is the shipped policy's.
 	shipped atomic.Bool
+	told    atomic.Pointer[[]string] // what lacks has told last
 	target  *child.Child
 	levels  supervisor.Levels
 	super   *supervisor.Supervisor
@@ -117,7 +118,7 @@ func New(cfg Config) (*Defender, error) {
 		d.ring = audit.NewRing(&d.src, cfg.Forensics)
 	}
 	d.queue = audit.NewQueue(audit.Config{Source: &d.src, Trouble: func(err error) {
-		fmt.Fprintf(os.Stderr, "defender: writing audits: %v\n", err)
+		fmt.Fprintf(os.Stderr, "defender: %v; how many are missing is told when it works again\n", err)
 	}})
 	return d, nil
 }
@@ -324,6 +325,9 @@ func selfTest(name string, files bool) (supervisor.Levels, error) {
 // try has probe n test backend n, and leaves its filter for the stage.
 func try(n int, files bool) (supervisor.Levels, error) {
 	by := backends[n]
+	if _, err := os.Stat(ownDescriptors); err != nil {
+		return observeOnly, fmt.Errorf("%s: %w: there is no /proc, by which a target is read: mount it", by, supervisor.ErrNotSupported)
+	}
 	prog, err := supervisor.BuildFilter(supervisor.Self{
 		Supervisor: os.Getpid(), Family: early.Family(), Groups: supervisor.OurGroups(),
 	}, by, files)
@@ -446,17 +450,15 @@ func (d *Defender) trace() error {
 	return <-begun
 }
 
+// ownDescriptors is where the kernel lists them.
+const ownDescriptors = "/proc/self/fd"
+
 // releaseDescriptors closes what belongs to the target, so that its readers
 // see the end of file when the target closes it.
 func releaseDescriptors() error {
 	// All of ours are close-on-exec; what is not was left to us open.
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return fmt.Errorf("listing descriptors: %w", err)
-	}
-	for _, entry := range fds {
-		fd, err := strconv.Atoi(entry.Name())
-		if err != nil || fd < 3 {
+	for _, fd := range descriptors() {
+		if fd < 3 {
 			continue
 		}
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
@@ -476,6 +478,22 @@ func releaseDescriptors() error {
 		}
 	}
 	return nil
+}
+
+// descriptors are those that may be open: without /proc, which --on-failure open
+// allows, the first thousand, for what is inherited has low numbers.
+func descriptors() []int {
+	var fds []int
+	entries, err := os.ReadDir(ownDescriptors)
+	for _, entry := range entries {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil {
+			fds = append(fds, fd)
+		}
+	}
+	for fd := 0; err != nil && fd < 1000; fd++ {
+		fds = append(fds, fd)
+	}
+	return fds
 }
 
 // guardianGone is closed when the guardian dies and the target must then end.

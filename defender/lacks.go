@@ -1,17 +1,29 @@
 package defender
 
 import (
+	"fmt"
 	"reflect"
+	"slices"
 
 	"appdefender/policy"
 	"appdefender/policy/file"
 )
 
 // lacks says what the rule in force rests on and this Defender cannot tell the
-// judge. Such a rule is not wrong, but its writer believes in more than there
-// is.
+// judge, or that there is no rule for this workload. Such a policy is not wrong,
+// but its writer believes in more than there is. What has been told is not told
+// again until it changes.
 func (d *Defender) lacks() {
-	for _, what := range lacks(d.engine.Load().Needs(), d.cfg.FileMonitoring || d.shipped.Load()) {
+	e := d.engine.Load()
+	list := lacks(e.Needs(), d.cfg.FileMonitoring || d.shipped.Load())
+	if w := d.cfg.Workload; e != nil && e.Rule() == "" {
+		list = append(list, fmt.Sprintf("no rule of the policy is for this workload, so nothing is refused and nothing told: "+
+			"image %q, container %q, App ID %q (see --image, --container and --app-id)", w.Image, w.Container, w.AppID))
+	}
+	if told := d.told.Swap(&list); told != nil && slices.Equal(*told, list) {
+		return
+	}
+	for _, what := range list {
 		d.notice("%s", what)
 	}
 }

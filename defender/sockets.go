@@ -76,7 +76,7 @@ const maxInherited = 32
 //
 // Precondition: the table of descriptors is still shared with the stage.
 func (d *Defender) inherited() {
-	fds, err := os.ReadDir("/proc/self/fd")
+	fds, err := os.ReadDir(ownDescriptors)
 	if err != nil {
 		d.notice("descriptors that were open before the start are not known: %v", err)
 		return
