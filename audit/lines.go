@@ -34,7 +34,7 @@ func OpenFile(path string) (*Lines, error) {
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("opening audit log: %w", err)
+		return nil, err
 	}
 	return NewLines(f), nil
 }

@@ -140,7 +140,7 @@ func OpenSpool(conf SpoolConfig) *Spool {
 		err = s.open(conf.Dir)
 	}
 	if err != nil {
-		s.say("audit records are kept in memory and do not survive a restart: using %q: %v", conf.Dir, err)
+		s.say("audit records are kept in memory and do not survive a restart: using the data directory %q: %v", conf.Dir, err)
 		s.abandon()
 	}
 	return s

@@ -12,7 +12,11 @@ import (
 func ParseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil {
-		return nil, fmt.Errorf("reading the Console's address: %w", err)
+		var why *url.Error // with all that it parses, a password too
+		if errors.As(err, &why) {
+			err = why.Err
+		}
+		return nil, fmt.Errorf("reading the Console's address: %w; give it as https://HOST:PORT", err)
 	}
 	switch {
 	case u.Host == "" || u.Hostname() == "":

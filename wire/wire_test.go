@@ -163,7 +163,9 @@ func TestParseURL(t *testing.T) {
 		"https://jane:secret@console.example.com": "no more than",
 		"https://console.example.com/?a=b":        "no more than",
 		"https://console.example.com/#a":          "no more than",
+		"127.0.0.1:8443":                          "give it as https://HOST:PORT",
 		"https://console.example.com:x":           "invalid port",
+		"https://jane:secret@console:x":           "invalid port",
 		"":                                        "no host",
 	} {
 		u, err := ParseURL(text)

@@ -201,10 +201,13 @@ func console(c *cli.Context) (defender.Console, error) {
 	var errs []error
 	if name := c.String("token-file"); name != "" && con.Token == "" {
 		data, err := os.ReadFile(name)
+		con.Token = strings.TrimSpace(string(data))
+		if err == nil && con.Token == "" {
+			err = fmt.Errorf("%q is empty", name)
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("--token-file: %w", err))
 		}
-		con.Token = strings.TrimSpace(string(data))
 	}
 	if name := c.String("ca"); name != "" {
 		data, err := os.ReadFile(name)
@@ -231,10 +234,13 @@ func (a *app) policy(name string, failOpen bool) (*policy.Policy, error) {
 	}
 	p, err := file.Load(name)
 	if err != nil {
-		if !failOpen {
-			return nil, fmt.Errorf("loading policy:\n%w", err)
+		if _, faulty := errors.AsType[*file.Errors](err); faulty {
+			err = fmt.Errorf("loading policy:\n%w", err) // each on a line
 		}
-		fmt.Fprintf(a.err, "defender: loading policy:\n%v\ndefender: the shipped default policy holds instead (--on-failure open)\n", err)
+		if !failOpen {
+			return nil, err
+		}
+		fmt.Fprintf(a.err, "defender: %v\ndefender: the shipped default policy holds instead (--on-failure open)\n", err)
 		return file.Default(), nil
 	}
 	return p, nil

@@ -239,7 +239,7 @@ func (u *Uplink) enrolFailed(ctx context.Context, err error, failed *int) {
 	case errors.Is(err, errNoToken):
 		u.wrong("credential", "none", err.Error())
 	case errors.Is(err, errUnknown), errors.Is(err, errRevoked):
-		u.wrong("credential", "token", fmt.Sprintf("the Console refused the token: %v", err))
+		u.wrong("credential", "token", fmt.Sprintf(`the Console refused the token: %v; make another with "console token create NAME"`, err))
 	default:
 		u.failed("enrol", "enrolling", err)
 		u.pause(ctx, failed)
