@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"appdefender/policy"
 )
 
 // Format is what a definition is written in.
@@ -473,6 +475,7 @@ func (d *document) protect(g *group, rep *Report) {
 	if rep.AppID == "" {
 		rep.AppID = o.AppID
 	}
+	rules := o.scopes()
 	st := state{Undo: make(map[string]undo), Images: make(map[string]Image), Names: o.Images, Skip: o.Skip, NoTracing: o.NoTracing}
 	for _, c := range g.containers {
 		if o.skips(g, c) {
@@ -498,6 +501,15 @@ func (d *document) protect(g *group, rep *Report) {
 			st.Images[c.name] = img
 		}
 		rep.Containers = append(rep.Containers, Container{Group: g.name, Name: c.name, Image: c.image, Argv: c.argv})
+		name, named := ofContainer(o.Images, g, c)
+		if !named {
+			name = c.image
+		}
+		w := policy.Workload{Image: name, Container: c.name, AppID: o.AppID}
+		computed := c.nameNode != nil && c.nameNode.intrinsic() || !named && c.imageNode != nil && c.imageNode.intrinsic()
+		if !computed && rules.none(w) {
+			rep.note(noRule(w))
+		}
 	}
 	d.protectGroup(g, st)
 	if o.Token != "" {

@@ -2,7 +2,10 @@ package inject
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
+
+	"appdefender/policy"
 )
 
 // ForImage returns what an image itself must say so that its containers are
@@ -58,12 +61,16 @@ func (o *Options) fileState() fileState {
 	}
 }
 
-func (o *Options) fileNotes(what string) []string {
+func (o *Options) fileNotes(what string) (notes []string) {
+	w := policy.Workload{Image: o.Images[""], AppID: o.AppID}
+	if o.scopes().none(w) {
+		notes = append(notes, fmt.Sprintf("No rule of the policy is for image %q and App ID %q: it refuses nothing, unless the container is started with DEFENDER_CONTAINER or DEFENDER_IMAGE that a rule is for.", w.Image, w.AppID))
+	}
 	switch {
 	case o.Token != "":
-		return []string{"The enrolment token stands in the " + what + ", for everybody to read who may see it; name one that the container gets at run time instead."}
+		notes = append(notes, "The enrolment token stands in the "+what+", for everybody to read who may see it; name one that the container gets at run time instead.")
 	case o.Console != "" && o.TokenSecret == "":
-		return []string{"The container needs the enrolment token when it is started: as the variable DEFENDER_TOKEN, or a file that DEFENDER_TOKEN_FILE names."}
+		notes = append(notes, "The container needs the enrolment token when it is started: as the variable DEFENDER_TOKEN, or a file that DEFENDER_TOKEN_FILE names.")
 	}
-	return nil
+	return notes
 }
