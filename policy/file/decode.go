@@ -217,8 +217,12 @@ func (d *decoder) unknown(key *yaml.Node, path, name string, known fields) {
 // mismatch reports a value of another type than wanted.
 func (d *decoder) mismatch(n *yaml.Node, path, want string) {
 	hint := ""
-	if want == "a string" && n.Kind == yaml.ScalarNode {
+	switch {
+	case n.Kind != yaml.ScalarNode:
+	case want == "a string":
 		hint = fmt.Sprintf("; write %q in quotes", n.Value)
+	case want == "a list":
+		hint = fmt.Sprintf("; write [%q]", n.Value)
 	}
 	d.spoil(n, path, "%s; want %s%s", describe(n), want, hint)
 }

@@ -139,7 +139,7 @@ func (d *decoder) document(data []byte) *yaml.Node {
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
 	if err != nil {
-		d.syntax(err)
+		d.syntax(err, data)
 		return nil
 	}
 	var first, next yaml.Node
@@ -148,13 +148,13 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		d.faults = append(d.faults, Fault{1, 1, "", "empty; a policy begins with version: 1"})
 		return nil
 	case err != nil:
-		d.syntax(err)
+		d.syntax(err, data)
 		return nil
 	}
 	switch err := loader.Load(&next); {
 	case errors.Is(err, io.EOF):
 	case err != nil:
-		d.syntax(err)
+		d.syntax(err, data)
 	default:
 		d.faults = append(d.faults, Fault{next.Line, next.Column, "", "another document; a policy file holds one"})
 	}
@@ -167,11 +167,18 @@ func (d *decoder) document(data []byte) *yaml.Node {
 
 // syntax adds the fault of a file that is no YAML. The parser stops at it, so
 // there is only one.
-func (d *decoder) syntax(err error) {
+func (d *decoder) syntax(err error, data []byte) {
 	f := Fault{1, 1, "", err.Error()}
 	var at *yaml.LoadError
 	if errors.As(err, &at) {
 		f = Fault{max(at.Mark.Line, 1), max(at.Mark.Column, 1), "", at.Message}
+	}
+	n := 0
+	for line := range bytes.Lines(data) {
+		indent := line[:len(line)-len(bytes.TrimLeft(line, " \t"))]
+		if n++; n == f.Line && bytes.IndexByte(indent, '\t') >= 0 {
+			f.Msg = "a tab; YAML is indented by spaces"
+		}
 	}
 	d.faults = append(d.faults, f)
 }
