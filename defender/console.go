@@ -87,7 +87,7 @@ func (d *Defender) openLine() (*line, error) {
 		err = d.apply(last)
 	}
 	if err != nil {
-		d.notice("the Console's last policy is not used: %v", err)
+		d.notice("the Console's last policy is not used, until it answers --policy or the shipped policy holds: %v", err)
 	}
 	return l, nil
 }

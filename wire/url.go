@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -40,4 +42,21 @@ func loopback(host string) bool {
 	}
 	a, err := netip.ParseAddr(host)
 	return err == nil && a.IsLoopback()
+}
+
+// CertificateHint says what helps where a Console's certificate was refused,
+// and "" of other errors.
+func CertificateHint(err error) string {
+	var refused *tls.CertificateVerificationError
+	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case !errors.As(err, &refused):
+		return ""
+	case errors.As(err, &name):
+		return fmt.Sprintf("give the Console that name: console serve --san %s", name.Host)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "renew it, or set the clock here"
+	}
+	return "is --ca the certificate of the Console's own CA?"
 }

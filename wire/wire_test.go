@@ -3,8 +3,11 @@ package wire
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -176,6 +179,26 @@ func TestParseURL(t *testing.T) {
 			t.Errorf("%q: %v, %v", text, u, err)
 		case err != nil && strings.Contains(err.Error(), "secret"):
 			t.Errorf("tells a password: %v", err)
+		}
+	}
+}
+
+func TestCertificateHint(t *testing.T) {
+	refused := func(err error) error {
+		return fmt.Errorf("asking: %w", &tls.CertificateVerificationError{Err: err})
+	}
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("connection refused"), ""},
+		{refused(x509.UnknownAuthorityError{}), "--ca"},
+		{refused(x509.CertificateInvalidError{Reason: x509.NotAuthorizedToSign}), "--ca"},
+		{refused(x509.CertificateInvalidError{Reason: x509.Expired}), "clock"},
+		{refused(x509.HostnameError{Certificate: &x509.Certificate{}, Host: "console.example.com"}), "--san console.example.com"},
+	} {
+		if got := CertificateHint(tt.err); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%v: %q", tt.err, got)
 		}
 	}
 }

@@ -164,6 +164,7 @@ func TestTerraform(t *testing.T) {
 		t.Errorf("another answer to the same query:\n%s\n%s", out, again)
 	}
 	for in, want := range map[string]string{
+		"":                                 "the query: standard input is empty",
 		`{"definition": "x", "what": "y"}`: "unknown field",
 		`{}`:                               "give container_definitions and family",
 		`{"definition": "{}", "format": "task-definition"}`:   "app_id: missing",

@@ -96,9 +96,8 @@ func (con *consoleClient) get(ctx context.Context, path string, q url.Values) (i
 	con.auth(r)
 	answer, err := con.http.Do(r)
 	if err != nil {
-		var cert *tls.CertificateVerificationError
-		if errors.As(err, &cert) {
-			err = fmt.Errorf("%w (is --ca the certificate of the Console's own CA?)", err)
+		if hint := wire.CertificateHint(err); hint != "" {
+			err = fmt.Errorf("%w (%s)", err, hint)
 		}
 		return nil, fmt.Errorf("asking the Console: %w", err)
 	}

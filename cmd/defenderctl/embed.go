@@ -187,9 +187,12 @@ func (f embedFormat) flags() []cli.Flag {
 
 // zip writes a build's context.
 func (a *app) zip(c *cli.Context, in []byte, o inject.Options) (*inject.Report, error) {
+	if !c.IsSet("defender") {
+		return nil, errors.New("--zip needs the defender's program: give --defender FILE")
+	}
 	program, err := os.ReadFile(c.String("defender"))
 	if err != nil {
-		return nil, fmt.Errorf("--zip needs the program: --defender: %w", err)
+		return nil, fmt.Errorf("--defender: %w", err)
 	}
 	out, rep, err := inject.Bundle(in, program, o)
 	if err != nil {

@@ -78,7 +78,9 @@ func (a *app) terraform(c *cli.Context) error {
 	var q query
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&q); err != nil {
+	if err := dec.Decode(&q); errors.Is(err, io.EOF) {
+		return cli.Exit("the query: standard input is empty", exitFaults)
+	} else if err != nil {
 		return cli.Exit("the query: "+err.Error(), exitFaults)
 	}
 	o, err := q.options(c.Context)

@@ -74,8 +74,8 @@ type reachError struct {
 
 func (e *reachError) Error() string {
 	s := fmt.Sprintf("reaching the Console at %q: %v", e.url, e.err)
-	if e.kind() == "certificate" {
-		s += " (is --ca the certificate of the Console's own CA?)"
+	if hint := wire.CertificateHint(e.err); hint != "" {
+		s += " (" + hint + ")"
 	}
 	return s
 }
@@ -83,8 +83,7 @@ func (e *reachError) Error() string {
 func (e *reachError) Unwrap() error { return e.err }
 
 func (e *reachError) kind() string {
-	var cert *tls.CertificateVerificationError
-	if errors.As(e.err, &cert) {
+	if wire.CertificateHint(e.err) != "" {
 		return "certificate"
 	}
 	return "unreachable"
