@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -81,7 +82,37 @@ func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
 	if b.err != nil {
 		return nil, fmt.Errorf("building filter: %w", b.err)
 	}
-	return export(f)
+	prog, err := export(f)
+	if files && err == nil {
+		prog = append(readsFirst(), prog...)
+	}
+	return prog, err
+}
+
+// writeFlags are the flags of open(2) that make it a change.
+const writeFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_TRUNC
+
+// readsFirst allows an openat that only reads, before all other questions: no
+// other call that is asked about for its arguments is made as often. Its seven
+// steps would be four times as many by the library's rules, which know no
+// "none of these bits". Whatever else comes falls through to what follows.
+func readsFirst() []byte {
+	const nr, arch, flags = 0, 4, 16 + 2*8 // offsets in struct seccomp_data
+	var prog []byte
+	for _, in := range []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: arch},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nativeArch, Jf: 5},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: nr},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_OPENAT, Jf: 3},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: flags},
+		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: writeFlags, Jt: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	} {
+		prog = binary.NativeEndian.AppendUint16(prog, in.Code)
+		prog = append(prog, in.Jt, in.Jf)
+		prog = binary.NativeEndian.AppendUint32(prog, in.K)
+	}
+	return prog
 }
 
 // straight refuses what leads a socket's packets elsewhere than the judged
