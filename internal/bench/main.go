@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -69,6 +70,9 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := searchAsInAnImage(); err != nil {
+		return err
+	}
 	b, err := newBench(ctx, *quick, *program)
 	if err != nil {
 		return err
@@ -83,6 +87,17 @@ func run(ctx context.Context, args []string) error {
 		rep.Results = append(rep.Results, res)
 	}
 	return rep.publish(os.Stdout, *jsonFile, *plots)
+}
+
+// searchAsInAnImage lets commands be looked for where images have them, and
+// Go's last: shims and folders of the one who measures would be part of every
+// command.
+func searchAsInAnImage() error {
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		return err
+	}
+	return os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:"+filepath.Dir(goTool))
 }
 
 // choose returns the rows whose names are given or begin so.
