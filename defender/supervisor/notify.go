@@ -149,6 +149,7 @@ func (b *notify) await() bool {
 // guardian can answer for us.
 func (b *notify) receive() {
 	runtime.LockOSThread() // for ptrace; never unlocked: the thread ends with us
+	takeTurns()
 	slot, ok := b.slot()
 	if !ok {
 		return
