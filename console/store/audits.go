@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"appdefender/audit"
 )
@@ -107,7 +107,7 @@ func readable(raw []byte) audit.Record {
 func (a *Audit) text() string {
 	r := &a.Record
 	text := r.Msg
-	for _, s := range []string{r.ProcessPath, r.Command, r.Domain, r.IP, r.RuleName, r.AttackType, r.AppID, r.ContainerName, r.ImageName, r.User} {
+	for _, s := range []string{r.ProcessPath, r.Command, r.Domain, r.IP, r.RuleName, r.AttackType, r.AppID, r.Hostname, r.ContainerName, r.ImageName, r.User} {
 		if s != "" && !containsWords(text, s) { // a message has most of them
 			text += " " + s
 		}
@@ -216,8 +216,8 @@ func (s *Store) insertAudit(t *tx, defender int64, a *Audit, words string, now t
 	for tries := 0; ; tries++ {
 		s.numbers++
 		a.ID = base | int64(s.numbers&(1<<idBits-1))
-		n, err := t.exec(`INSERT INTO audits (id, defender, sequence, type, effect, app_id, raw) VALUES (?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT (id) DO NOTHING`, a.ID, defender, a.Sequence, r.Type, r.Effect, r.AppID, string(a.Raw))
+		n, err := t.exec(`INSERT INTO audits (id, defender, sequence, type, effect, severity, app_id, raw) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (id) DO NOTHING`, a.ID, defender, a.Sequence, r.Type, r.Effect, r.Severity, r.AppID, string(a.Raw))
 		if err != nil {
 			return err
 		}
@@ -258,7 +258,9 @@ type AuditFilter struct {
 // Match reports whether the filter selects an audit. It is for audits that
 // just arrived: it does not know what other audits have, and takes any word of
 // the text for perhaps unfinished.
-func (f *AuditFilter) Match(a *Audit) bool {
+func (f *AuditFilter) Match(a *Audit) bool { return f.match(a, phrases(f.Text)) }
+
+func (f *AuditFilter) match(a *Audit, text []phrase) bool {
 	r := &a.Record
 	for _, c := range []struct {
 		want []string
@@ -277,9 +279,12 @@ func (f *AuditFilter) Match(a *Audit) bool {
 	if a.ID < low || a.ID > high {
 		return false
 	}
+	if len(text) == 0 {
+		return true
+	}
 	have := words(a.text())
-	for _, phrase := range phrases(f.Text) {
-		if !hasPhrase(have, phrase) {
+	for _, p := range text {
+		if !p.in(have) {
 			return false
 		}
 	}
@@ -311,321 +316,38 @@ func isWord(r rune) bool {
 	return unicode.IsLetter(r) || unicode.IsNumber(r) || unicode.Is(unicode.Co, r) || unicode.Is(unicode.Mn, r)
 }
 
-// phrases returns the phrases of a search, each one or more words.
-func phrases(text string) [][]string {
-	var all [][]string
+// phrase is one or more words of a search that stand together.
+type phrase struct {
+	text  string // as it was asked for
+	words []string
+	open  bool // the last word may go on
+}
+
+// phrases returns the phrases of a search, open where they may be.
+func phrases(text string) []phrase {
+	var all []phrase
 	for field := range strings.FieldsSeq(text) {
-		if p := words(field); len(p) > 0 {
-			all = append(all, p)
+		if w := words(field); len(w) > 0 {
+			all = append(all, phrase{field, w, utf8.RuneCountInString(w[len(w)-1]) >= minPrefix})
 		}
 	}
 	return all
 }
 
-func hasPhrase(have, phrase []string) bool {
-	last := len(phrase) - 1
+// in reports whether the words have the phrase.
+func (p phrase) in(have []string) bool {
+	last := len(p.words) - 1
 next:
 	for i := 0; i+last < len(have); i++ {
-		for j, w := range phrase {
+		for j, w := range p.words {
 			h := have[i+j]
-			if h != w && !(j == last && len([]rune(w)) >= minPrefix && strings.HasPrefix(h, w)) {
+			if h != w && !(j == last && p.open && strings.HasPrefix(h, w)) {
 				continue next
 			}
 		}
 		return true
 	}
 	return false
-}
-
-// quote writes a text as a phrase of the search's language; it has the same
-// words there as in a record.
-func quote(text string) string {
-	return `"` + strings.NewReplacer(`"`, `""`, "\x00", " ").Replace(text) + `"`
-}
-
-// maxNarrow is how much of a value narrows a filter down, in bytes.
-const maxNarrow = 256
-
-// anyOf is a term of the search that all records have whose field is one of
-// values; "" if there is none.
-func anyOf(values []string) string {
-	terms := make([]string, len(values))
-	for i, v := range values {
-		if len(v) > maxNarrow {
-			v = strings.ToValidUTF8(v[:maxNarrow], "")
-			v = v[:max(0, strings.LastIndexFunc(v, func(r rune) bool { return !isWord(r) }))] // no half word
-		}
-		if len(words(v)) == 0 {
-			return ""
-		}
-		terms[i] = quote(v)
-	}
-	return "(" + strings.Join(terms, " OR ") + ")"
-}
-
-func facets(field byte, values []string) []string {
-	all := make([]string, len(values))
-	for i, v := range values {
-		all[i] = facet(field, v)
-	}
-	return all
-}
-
-// searchTerms returns what the search must find, nothing if an index serves
-// the filter better.
-func (s *Store) searchTerms(ctx context.Context, f *AuditFilter) ([]string, error) {
-	var terms []string
-	for field := range strings.FieldsSeq(f.Text) {
-		w := words(field)
-		if len(w) == 0 {
-			continue
-		}
-		term := quote(field)
-		if len([]rune(w[len(w)-1])) >= minPrefix {
-			ids, err := s.queryIDs(ctx, `SELECT rowid FROM audits_text WHERE audits_text MATCH ? LIMIT 1`, term)
-			if err != nil {
-				return nil, err
-			}
-			if len(ids) == 0 {
-				term += " *"
-			}
-		}
-		terms = append(terms, term)
-	}
-	narrow := func(lists ...[]string) {
-		for _, values := range lists {
-			if len(values) > 0 {
-				if term := anyOf(values); term != "" {
-					terms = append(terms, term)
-				}
-			}
-		}
-	}
-	narrow(f.Msgs, f.Rules, f.AttackTypes, f.Containers, f.Images, f.ProcessPaths, f.Domains, f.Users)
-	if len(terms) > 0 {
-		narrow(f.AppIDs, facets('t', f.Types), facets('e', f.Effects))
-	}
-	return terms, nil
-}
-
-// AuditPage says which part of what a filter selects.
-type AuditPage struct {
-	// Before continues a page, newest first: only smaller ids. 0 begins.
-	Before int64
-	// After continues a page, oldest first: only greater ids.
-	After int64
-	// OldestFirst turns the order.
-	OldestFirst bool
-	// Offset leaves out so many. It is for the compatible API; continuing by
-	// id is faster.
-	Offset int
-	// Limit is how many at most; 0 means 50.
-	Limit int
-}
-
-// MaxAuditPage is the largest Limit and MaxAuditOffset the largest Offset.
-const (
-	MaxAuditPage   = 1000
-	MaxAuditOffset = 1_000_000
-)
-
-// Audits returns a page of the audits that the filter selects.
-func (s *Store) Audits(ctx context.Context, f AuditFilter, p AuditPage) ([]Audit, error) {
-	if p.Limit <= 0 {
-		p.Limit = 50
-	}
-	p.Limit = min(p.Limit, MaxAuditPage)
-	p.Offset = min(max(p.Offset, 0), MaxAuditOffset)
-	ids, err := s.auditIDs(ctx, &f, p)
-	if err != nil {
-		return nil, fmt.Errorf("reading audits: %w", err)
-	}
-	audits, err := s.auditsByID(ctx, ids, p.OldestFirst)
-	if err != nil {
-		return nil, fmt.Errorf("reading audits: %w", err)
-	}
-	return audits, nil
-}
-
-// maxDriving is how many values of a field are looked up one by one.
-const maxDriving = 16
-
-// auditIDs finds the ids of a page.
-//
-// An index gives the audits of one value in order of time, but of two values
-// it gives them one after the other. So a query is made for each value of one
-// field, and what they find is merged.
-//
-// With a text, or a field that has no index, the search leads: it has all the
-// words of a record and is narrowed down to what the filter can only be in.
-func (s *Store) auditIDs(ctx context.Context, f *AuditFilter, p AuditPage) ([]int64, error) {
-	var where []string
-	var args []any
-	low, high := f.bounds()
-	if p.Before > 0 {
-		high = min(high, p.Before-1)
-	}
-	if p.After > 0 {
-		low = max(low, p.After+1)
-	}
-	found, err := s.searchTerms(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	from := "audits a"
-	if len(found) > 0 {
-		from = "audits_text t CROSS JOIN audits a ON a.id = t.rowid"
-		where, args = append(where, "t.audits_text MATCH ?", "t.rowid BETWEEN ? AND ?"), append(args, strings.Join(found, " AND "), low, high)
-	} else {
-		where, args = append(where, "a.id BETWEEN ? AND ?"), append(args, low, high)
-	}
-
-	var driver string
-	var driving []string
-	for _, c := range []struct {
-		column  string
-		values  []string
-		indexed bool
-	}{
-		{"a.app_id", f.AppIDs, true}, {"a.effect", f.Effects, true}, {"a.type", f.Types, true},
-		{inRaw("attackType"), f.AttackTypes, false}, {inRaw("ruleName"), f.Rules, false}, {inRaw("containerName"), f.Containers, false},
-		{inRaw("imageName"), f.Images, false}, {inRaw("hostname"), f.Hostnames, false}, {inRaw("profileId"), f.ProfileIDs, false},
-		{inRaw("processPath"), f.ProcessPaths, false}, {inRaw("user"), f.Users, false}, {inRaw("severity"), f.Severities, false},
-		{inRaw("domain"), f.Domains, false}, {inRaw("msg"), f.Msgs, false},
-	} {
-		switch n := len(c.values); {
-		case n == 0:
-		case c.indexed && driver == "" && len(found) == 0 && n <= maxDriving:
-			driver, driving = c.column, slices.Compact(slices.Sorted(slices.Values(c.values)))
-		default:
-			// The plus keeps the planner from another index, and another order.
-			where = append(where, "+("+c.column+") IN (?"+strings.Repeat(", ?", n-1)+")")
-			for _, v := range c.values {
-				args = append(args, v)
-			}
-		}
-	}
-	if len(f.Instances) > 0 {
-		where = append(where, "a.defender IN (SELECT id FROM defenders WHERE instance IN (?"+strings.Repeat(", ?", len(f.Instances)-1)+"))")
-		for _, v := range f.Instances {
-			args = append(args, v)
-		}
-	}
-	if len(f.IDs) > 0 {
-		var either []string
-		for _, id := range f.IDs {
-			instance, number, _ := cutLast(id, "-")
-			sequence, err := strconv.ParseInt(number, 10, 64)
-			if err != nil {
-				continue // nobody has it
-			}
-			either = append(either, "(a.defender = (SELECT id FROM defenders WHERE instance = ?) AND a.sequence = ?)")
-			args = append(args, instance, sequence)
-		}
-		if either == nil {
-			return nil, nil
-		}
-		where = append(where, "("+strings.Join(either, " OR ")+")")
-	}
-
-	order, id := "DESC", "a.id"
-	if p.OldestFirst {
-		order = "ASC"
-	}
-	if len(found) > 0 {
-		id = "t.rowid"
-	}
-	if driver == "" {
-		driving = []string{""}
-	}
-	var ids []int64
-	for _, value := range driving {
-		where, args := slices.Clone(where), slices.Clone(args)
-		if driver != "" {
-			where, args = append(where, driver+" = ?"), append(args, value)
-		}
-		query := "SELECT " + id + " FROM " + from + " WHERE " + strings.Join(where, " AND ") + " ORDER BY " + id + " " + order + " LIMIT ?"
-		some, err := s.queryIDs(ctx, query, append(args, p.Offset+p.Limit)...)
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, some...)
-	}
-	slices.SortFunc(ids, func(a, b int64) int {
-		if p.OldestFirst {
-			return cmp.Compare(a, b)
-		}
-		return cmp.Compare(b, a)
-	})
-	ids = ids[min(p.Offset, len(ids)):]
-	return ids[:min(p.Limit, len(ids))], nil
-}
-
-// inRaw is a field of the record as it was sent. Filters by such a field are
-// led by the search, or are rare.
-func inRaw(key string) string { return "coalesce(a.raw ->> '$." + key + "', '')" }
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
-}
-
-func (s *Store) queryIDs(ctx context.Context, query string, args ...any) ([]int64, error) {
-	if s.explain != nil {
-		s.explain(query, args)
-	}
-	rows, err := s.reads.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var ids []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
-}
-
-func (s *Store) auditsByID(ctx context.Context, ids []int64, oldestFirst bool) ([]Audit, error) {
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	args := make([]any, len(ids))
-	for i, id := range ids {
-		args[i] = id
-	}
-	order := "DESC"
-	if oldestFirst {
-		order = "ASC"
-	}
-	rows, err := s.reads.QueryContext(ctx, `SELECT a.id, d.instance, a.sequence, a.raw FROM audits a JOIN defenders d ON d.id = a.defender
-		WHERE a.id IN (?`+strings.Repeat(", ?", len(ids)-1)+`) ORDER BY a.id `+order, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	audits := make([]Audit, 0, len(ids))
-	for rows.Next() {
-		var id int64
-		var instance, raw string
-		var sequence uint64
-		if err := rows.Scan(&id, &instance, &sequence, &raw); err != nil {
-			return nil, err
-		}
-		a := newAudit(instance, sequence, json.RawMessage(raw))
-		a.ID = id
-		if a.Record.Time.IsZero() {
-			a.Record.Time = time.UnixMilli(id >> idBits).UTC()
-		}
-		audits = append(audits, a)
-	}
-	return audits, rows.Err()
 }
 
 // AppIDs returns at most limit different App IDs of audits that begin with

@@ -66,6 +66,7 @@ type Store struct {
 
 	reserve reserve
 
+	look    int    // how many audits a page looks at before it asks the search
 	numbers uint64 // the writer's: makes audit ids unique
 
 	explain func(query string, args []any) // tests look at queries
@@ -102,6 +103,7 @@ func open(ctx context.Context, conf Config) (*Store, error) {
 		jobs:  make(chan *job, maxJobs),
 		stop:  make(chan struct{}),
 		ended: make(chan struct{}),
+		look:  maxLook,
 	}
 	if s.write, err = connect(path, 1, "synchronous(FULL)", "wal_autocheckpoint(8192)", "cache_size(-65536)"); err != nil {
 		return nil, err

@@ -284,6 +284,7 @@ func TestOddRecords(t *testing.T) {
 // A live page and a search agree on what a text finds.
 func TestTextAgrees(t *testing.T) {
 	s := newStore(t)
+	s.look = 0 // or the search itself would hardly be asked
 	id := enrolled(t, s, 1)[0]
 	texts := []string{
 		"/usr/bin/wget launched", "DNS resolution of domain name yahoo.com", "Größe ÜBER alles", "a_b c-d", "日本語 テキスト", "café CAFÉ cafe",
@@ -292,7 +293,8 @@ func TestTextAgrees(t *testing.T) {
 	added := add(t, s, id, 1, uint64(len(texts)), raws(texts...)...)
 	for _, search := range append(slices.Clone(texts),
 		"wget", "wge", "we", "/usr/bin/wget", "usr/bin", "bin usr", "yahoo", "yahoo.com", "com.yahoo", "hoo", "größe", "gross", "über", "a_b", "a", "b_a",
-		"日本語", "日本", "café", "cafe", "10.0.0.1", "10.0", "1.10", `"`, `it'`, "job-1", "job-17", "and", "near(", "*", "é", "34", "½", "🙂", "ß", "strasse", "ss", "") {
+		"日本語", "日本", "café", "cafe", "10.0.0.1", "10.0", "1.10", `"`, `it'`, "job-1", "job-17", "and", "near(", "*", "é", "34", "½", "🙂", "ß", "strasse", "ss", "",
+		"/usr/bin/wge.", "wge,", "USR-BIN-WGE", "größ", "ÜBE", "caf", "domain.nam", "name domai", "digi", "combi", "e\u0301 comb", "abc…") {
 		f := AuditFilter{Text: search}
 		var want []string
 		for i := range added {
@@ -313,16 +315,21 @@ func TestTextAgrees(t *testing.T) {
 // says.
 func TestQueryPlans(t *testing.T) {
 	s := newStore(t)
+	s.look = 0
+	add(t, s, enrolled(t, s, 1)[0], 1, 1, json.RawMessage(`{"type":"x","effect":"x","severity":"x","appID":"x"}`))
 	one := []string{"x"}
 	for _, tt := range []struct {
 		f    AuditFilter
 		want string
 	}{
 		{AuditFilter{}, "USING INTEGER PRIMARY KEY"},
-		{AuditFilter{Types: one}, "USING COVERING INDEX audits_type"},
-		{AuditFilter{Effects: one}, "USING COVERING INDEX audits_effect"},
-		{AuditFilter{AppIDs: one}, "USING COVERING INDEX audits_app"},
-		{AuditFilter{AppIDs: one, Types: one}, "USING INDEX audits_app"},
+		{AuditFilter{Types: one}, "USING COVERING INDEX audits_kind (type=? AND effect=? AND severity=? AND rowid>? AND rowid<?)"},
+		{AuditFilter{Effects: one}, "USING COVERING INDEX audits_kind"},
+		{AuditFilter{Severities: one, Types: one}, "USING COVERING INDEX audits_kind"},
+		{AuditFilter{AppIDs: one}, "USING COVERING INDEX audits_app (app_id=? AND type=? AND effect=? AND severity=? AND rowid>? AND rowid<?)"},
+		{AuditFilter{AppIDs: one, Types: one}, "USING COVERING INDEX audits_app"},
+		{AuditFilter{Instances: one}, "USING COVERING INDEX audits_defender (defender=? AND rowid>? AND rowid<?)"},
+		{AuditFilter{Instances: one, Types: one}, "USING INDEX audits_defender"},
 		{AuditFilter{Text: "word"}, "VIRTUAL TABLE INDEX"},
 		{AuditFilter{Text: "word", Types: one}, "VIRTUAL TABLE INDEX"},
 		{AuditFilter{Rules: one, From: time.Unix(1, 0)}, "USING INTEGER PRIMARY KEY"},
@@ -416,7 +423,15 @@ func TestFiltersAgree(t *testing.T) {
 		all = append(all, add(t, s, id, 1, 200, records...)...)
 	}
 	slices.SortFunc(all, func(a, b Audit) int { return cmp.Compare(b.ID, a.ID) })
-	for i := range 150 {
+	// As those are that were kept before severities had a column.
+	err := s.update(t.Context(), func(x *tx) error {
+		_, err := x.exec(`UPDATE audits SET severity = '' WHERE id % 3 = 0`)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 300 {
 		var f AuditFilter
 		lists := []*[]string{
 			&f.AppIDs, &f.Rules, &f.Containers, &f.Images, &f.ProcessPaths, &f.Domains, &f.Users, &f.AttackTypes, &f.Severities, &f.Hostnames, &f.ProfileIDs,
@@ -449,6 +464,7 @@ func TestFiltersAgree(t *testing.T) {
 			}
 		}
 		p := AuditPage{Limit: 5 + rnd.IntN(100), OldestFirst: rnd.IntN(2) == 0}
+		s.look = []int{maxLook, 50, 0}[i%3]
 		if p.OldestFirst {
 			slices.Reverse(want)
 		}
