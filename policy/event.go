@@ -199,7 +199,7 @@ type Program struct {
 	// Applet is the applet of a multi-call binary (busybox mkdir, or
 	// /bin/mkdir where that is busybox); "" if Path is none.
 	Applet string `json:"applet,omitzero"`
-	// Command is argv as given, possibly cut.
+	// Command is argv as given, in a recording perhaps cut.
 	Command []string `json:"command,omitzero"`
 	// Dev and Ino identify the file judged; they are for the record and for
 	// recognising a retry, never for the verdict.

@@ -6,13 +6,13 @@ import "strings"
 // one effect the first is told, so those that say the most come first: a miner
 // that was written a minute ago is a miner.
 var processChecks = []detector[ProcessesSection]{
-	{key: "detect.cryptoMiners", detection: CryptoMiner, kind: Launch, needs: NeedArgv,
+	{key: "detect.cryptoMiners", detection: CryptoMiner, kind: Launch, needs: NeedArgv, rests: NeedArgv,
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.CryptoMiners },
 		holds:  func(ev *Event) string { return miner(&ev.Program) }},
 	{key: "detect.reverseShell", detection: ReverseShell, kind: Launch, needs: NeedArgv | NeedRemoteIO,
 		asks:   ifCalled(NeedArgv|NeedRemoteIO, shells, interpreters, relays),
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.ReverseShell },
-		holds:  func(ev *Event) string { return reverseShell(&ev.Program, ev.Unsure&NeedRemoteIO != 0) }},
+		holds:  func(ev *Event) string { return reverseShell(&ev.Program, ev.Unsure&(NeedRemoteIO|NeedArgv) != 0) }},
 	{key: "detect.fileless", detection: Fileless, kind: Launch, needs: NeedFileless, rests: NeedFileless,
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.Fileless },
 		holds:  flag(func(p *Program) bool { return p.Fileless }, " is in memory or deleted: no name leads to it")},

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"appdefender/audit"
 	"appdefender/audit/scrub"
 	"appdefender/policy"
 )
@@ -226,7 +227,7 @@ func (o *Observation) keep(secrets bool) {
 			aliases[i] = withoutSecret(a)
 		}
 		o.Aliases = aliases
-		o.Program.Command, o.Subject.Command = scrub.Args(o.Program.Command), scrub.Args(o.Subject.Command)
+		o.Program.Command, o.Subject.Command = scrub.Args(audit.FirstArgs(o.Program.Command)), scrub.Args(audit.FirstArgs(o.Subject.Command))
 	}
 	o.Domain, o.QType, o.Name = strings.Clone(o.Domain), strings.Clone(o.QType), strings.Clone(o.Name)
 	o.Answer = policy.Answer{}

@@ -365,13 +365,37 @@ func TestDebugger(t *testing.T) {
 	}
 }
 
+// TestManyArguments: all arguments that the kernel takes are judged, however
+// many harmless ones come first, and who needs many of them has them.
+func TestManyArguments(t *testing.T) {
+	t.Parallel()
+	const policy = "version: 1\nrules:\n  - name: r\n    processes: {effect: prevent, deny: [prog-d], detect: {cryptoMiners: prevent}}\n"
+	for _, n := range []string{"5000", "30000", "100000"} {
+		t.Run(n, func(t *testing.T) {
+			t.Parallel()
+			r := run{policy: policy}.protected(t, "sh", "-c", victim("prog-a")+" $(seq "+n+") --donate-level=1")
+			if told := r.of("cryptoMinerProcess"); len(told) != 1 || !told[0].Refused || strings.Contains(r.out, "ran") {
+				t.Errorf("%q, %q, told of %d", r.out, r.err, len(told))
+			}
+			many := victim("prog-a") + " $(seq " + n + ")"
+			if _, err := exec.LookPath("busybox"); err == nil {
+				many += " && busybox true $(seq " + n + ")"
+			}
+			r = run{policy: policy}.protected(t, "sh", "-c", many+" && echo done")
+			if !strings.HasSuffix(r.out, "done\n") || len(r.audits()) > 0 {
+				t.Errorf("%q, %q, told of %+v", r.out, r.err, r.audits())
+			}
+		})
+	}
+}
+
 // TestExecRace changes what an exec leads to while it is judged. Not one denied
 // program may run.
 func TestExecRace(t *testing.T) {
 	busybox, _ := exec.LookPath("busybox")
 	for _, how := range []string{
 		"shared", "vm", "symlink", "traced", "threads", "script",
-		"dirfd", "fd", "proc-fd", "chdir", "chroot", "exchange", "argv",
+		"dirfd", "fd", "proc-fd", "chdir", "chroot", "exchange", "argv", "args",
 	} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
@@ -384,6 +408,12 @@ func TestExecRace(t *testing.T) {
 					t.Skip("needs busybox")
 				}
 				policy = strings.ReplaceAll(denyProgram, "prog-d", "mkdir")
+			case "args": // of a program that is what it is
+				if path, _ = exec.LookPath("mkdir"); path == busybox {
+					t.Skip("needs a mkdir of its own")
+				}
+				policy = "version: 1\ncustomRules: [{name: c, type: processes, script: 'proc.args = \"made\"'}]\n" +
+					"rules:\n  - name: r\n    custom: [{rule: c, effect: prevent}]\n"
 			case "script": // a link that changes between scripts of the two
 				way = "symlink"
 				dir := workDir(t, 0)
@@ -420,7 +450,7 @@ func TestExecRace(t *testing.T) {
 			both := false
 			for i := 0; i < 50 && !both; i++ {
 				_, allowed, denied := race(run{}, "0.2")
-				both = (allowed > 0 || how == "argv") && denied > 0
+				both = (allowed > 0 || strings.HasPrefix(how, "arg")) && denied > 0
 			}
 			if !both {
 				t.Error("alone, not both programs ran")
@@ -430,7 +460,7 @@ func TestExecRace(t *testing.T) {
 			if denied > 0 {
 				t.Errorf("the denied program ran %d times: %s", denied, res.out)
 			}
-			if allowed == 0 && how != "traced" && how != "argv" {
+			if allowed == 0 && how != "traced" && !strings.HasPrefix(how, "arg") {
 				t.Errorf("the allowed program never ran: %s%s", res.out, res.err)
 			}
 			if len(res.records) == 0 && !(traced && how == "traced") { // nobody may trace there, so nothing starts

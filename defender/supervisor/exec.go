@@ -128,9 +128,10 @@ func (s *Supervisor) exited(pid int, status unix.WaitStatus) {
 // verify compares what process pid has loaded with what was judged and
 // returns the difference. The process stands before its first instruction.
 //
-// Where a name hangs on argv (scripts, loaders, multi-call binaries), argv is
-// compared too: the new process has its own copy, out of reach of the threads
-// that could change the old one.
+// Where something hangs on argv (the names of scripts, loaders and multi-call
+// binaries, a rule that asks for arguments), argv is compared too: the new
+// process has its own copy, out of reach of the threads that could change the
+// old one.
 func (c *Call) verify(pid int, r Reply) *Program {
 	st, err := statProc(pid, "exe")
 	if err != nil {
@@ -145,7 +146,11 @@ func (c *Call) verify(pid int, r Reply) *Program {
 		return &Program{Path: "unreadable"}
 	}
 	loaded := versionOf(&st)
-	if loaded == c.Program.loads && c.Program.lasts && c.Program.command == nil {
+	judged := c.Program.command
+	if judged == nil {
+		judged = c.argv
+	}
+	if loaded == c.Program.loads && c.Program.lasts && judged == nil {
 		return nil
 	}
 	found := &Program{Dev: st.Dev, Ino: st.Ino}
@@ -155,9 +160,9 @@ func (c *Call) verify(pid int, r Reply) *Program {
 	var same bool
 	if loaded.id == c.Program.loads.id {
 		same = loaded == c.Program.loads && c.Program.lasts || c.sameContent(pid)
-		if same && c.Program.command != nil {
+		if same && judged != nil {
 			argv, err := commandLine(pid)
-			same = err == nil && sameCommand(argv, c.Program.command)
+			same = err == nil && sameCommand(argv, judged)
 		}
 	} else {
 		same = !c.Program.elf && r.Recheck != nil && r.Recheck(found)
@@ -198,17 +203,11 @@ func (c *Call) sameContent(pid int) bool {
 	return c.Program.exam == nil || reflect.DeepEqual(c.s.cfg.Examine(&Executable{s: c.s, f: f}), c.Program.exam)
 }
 
-// sameCommand compares argv with what was judged, which may be cut.
+// sameCommand compares the arguments that a process was started with with those
+// that were judged. The kernel gives who has none an empty name.
 func sameCommand(argv, judged []string) bool {
-	if len(judged) < maxArgs && len(argv) != len(judged) {
-		size := 0
-		for _, a := range judged {
-			size += len(a) + 1
-		}
-		if size < maxArgSize {
-			return false
-		}
+	if len(judged) == 0 {
+		return len(argv) == 0 || len(argv) == 1 && argv[0] == ""
 	}
-	n := min(len(argv), len(judged))
-	return slices.Equal(argv[:n], judged[:n])
+	return slices.Equal(argv, judged)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -255,32 +256,36 @@ func shebang(head []byte) (interpreter, arg string, ok bool) {
 	return text[:i], strings.Trim(text[i:], " \t"), i > 0
 }
 
-const (
-	maxArgs    = 4096
-	maxArgSize = 128 << 10
-)
+// maxArgv is what the kernel takes at most of all arguments with their pointers
+// (fs/exec.c, bprm_stack_limits).
+const maxArgv = 6 << 20
 
-// Argv reads the arguments of an exec, cut after 4096 of them or 128 KiB.
+// maxArg is what it takes of one (MAX_ARG_STRLEN).
+var maxArg = 32 * os.Getpagesize()
+
+// Argv reads the arguments of an exec: all that the kernel would take, for what
+// is not read is where an attacker hides what is looked for.
 func (c *Call) Argv() ([]string, error) {
 	if c.argv != nil || c.argvAt == 0 {
 		return c.argv, nil
 	}
 	argv := make([]string, 0, 8)
+	list, texts := window{tid: c.TID}, window{tid: c.TID}
 	size := 0
 	for at := c.argvAt; ; at += uint64(c.word) {
-		if len(argv) == maxArgs || size >= maxArgSize {
+		if size >= maxArgv {
 			c.argvCut = true
 			break
 		}
 		var b [8]byte
-		if err := readFull(c.TID, at, b[:c.word]); err != nil {
+		if err := list.read(at, b[:c.word]); err != nil {
 			return nil, err
 		}
 		p := le(b[:c.word])
 		if p == 0 {
 			break
 		}
-		s, err := readString(c.TID, p, maxArgSize)
+		s, err := texts.string(p, maxArg)
 		if errors.Is(err, unix.ENAMETOOLONG) {
 			c.argvCut = true
 			break
@@ -288,7 +293,7 @@ func (c *Call) Argv() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		size += len(s) + 1
+		size += len(s) + 1 + c.word
 		argv = append(argv, s)
 	}
 	if err := c.pending(); err != nil {
@@ -306,4 +311,62 @@ func le(b []byte) uint64 {
 		v = v<<8 | uint64(b[i])
 	}
 	return v
+}
+
+// window reads the memory of a thread in pieces of 4 KiB and keeps the last
+// one: what is read next mostly lies in it.
+type window struct {
+	tid   int
+	at    uint64
+	bytes []byte // nil before the first
+}
+
+const windowSize = 4 << 10 // divides every page
+
+// move has the window hold addr, and returns what it has from there on.
+func (w *window) move(addr uint64) ([]byte, error) {
+	if at := addr &^ (windowSize - 1); at != w.at || w.bytes == nil {
+		if w.bytes == nil {
+			w.bytes = make([]byte, windowSize)
+		}
+		w.at = at
+		if err := readFull(w.tid, at, w.bytes); err != nil {
+			w.bytes = nil
+			return nil, err
+		}
+	}
+	return w.bytes[addr-w.at:], nil
+}
+
+func (w *window) read(addr uint64, into []byte) error {
+	for len(into) > 0 {
+		has, err := w.move(addr)
+		if err != nil {
+			return err
+		}
+		n := copy(into, has)
+		addr, into = addr+uint64(n), into[n:] //nolint:gosec // a window is small
+	}
+	return nil
+}
+
+// string reads a text that ends with a 0, of less than limit bytes. A longer one
+// is ENAMETOOLONG.
+func (w *window) string(addr uint64, limit int) (string, error) {
+	var begun []byte
+	for len(begun) < limit {
+		has, err := w.move(addr)
+		if err != nil {
+			return "", err
+		}
+		if end := bytes.IndexByte(has, 0); end >= 0 && len(begun)+end < limit {
+			if begun == nil {
+				return string(has[:end]), nil
+			}
+			return string(append(begun, has[:end]...)), nil
+		}
+		begun = append(begun, has...)
+		addr += uint64(len(has))
+	}
+	return "", unix.ENAMETOOLONG
 }

@@ -20,6 +20,7 @@
 //	exchange  the folders exchange their names
 //	argv      PATH is a multi-call binary, whose function changes between
 //	          "true" and "mkdir"
+//	args      PATH is mkdir, whose argument changes between "fine" and "made"
 #include "victim.h"
 
 #include <linux/fs.h>
@@ -116,6 +117,8 @@ static void turn(int i)
 		syscall(SYS_renameat2, AT_FDCWD, "a", AT_FDCWD, "d", RENAME_EXCHANGE);
 	else if (is(how, "argv"))
 		*(char *volatile *)&args[1] = i ? "mkdir" : "true";
+	else if (is(how, "args"))
+		*(char *volatile *)&args[1] = i ? "made" : "fine";
 	else if (fchdir(folder[i]) == 0 && is(how, "chroot") && chroot("."))
 		die("chroot");
 }
@@ -207,9 +210,9 @@ int main(int argc, char **argv)
 		strcpy((char *)path, linkname);
 		if ((rewriter = fork()) == 0)
 			overwrite(linkname, argv[3], other_path);
-	} else if (is(how, "argv")) {
-		args[0] = "busybox";
-		args[2] = "made";
+	} else if (is(how, "argv") || is(how, "args")) {
+		args[0] = is(how, "argv") ? "busybox" : "mkdir";
+		args[2] = is(how, "argv") ? "made" : NULL;
 		share = CLONE_VM;
 		pthread_create(&t, NULL, turning, NULL);
 	} else if (is(how, "shared") || is(how, "vm") || is(how, "traced") || is(how, "threads")) {
