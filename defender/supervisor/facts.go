@@ -96,10 +96,13 @@ func writable(f *file) bool {
 }
 
 // RemoteIO reports whether the standard input or output of whoever executes is
-// a socket connected to another machine. An error means that nobody can say.
+// a socket connected to another machine, or a terminal whose other end is held
+// by one who reads or writes such a socket. An error means that nobody can say.
 func (c *Call) RemoteIO() (bool, error) {
+	terminal := false
 	for fd := range 2 {
 		link, err := readlinkProc(c.TID, fmt.Sprintf("fd/%d", fd))
+		terminal = terminal || err == nil && strings.HasPrefix(link, "/dev/pts/")
 		if errors.Is(err, unix.ENOENT) || err == nil && !strings.HasPrefix(link, "socket:") {
 			continue
 		}
@@ -109,14 +112,35 @@ func (c *Call) RemoteIO() (bool, error) {
 		remote, err := c.connectedAway(fd)
 		if err != nil {
 			// Where sockets of others cannot be had, tables say most of it.
-			inode := strings.TrimSuffix(strings.TrimPrefix(link, "socket:["), "]")
-			remote, err = leadsAway(fmt.Sprintf("/proc/%d/net/", c.TID), inode, err)
+			tables, inode := tableOf(c.TID, link)
+			remote, err = leadsAway(tables, inode, err)
 		}
 		if remote || err != nil {
 			return remote, err
 		}
 	}
-	return false, c.pending()
+	return terminal && c.relayed(), c.pending()
+}
+
+// relayed reports whether the parent's standard input or output leads away: it
+// made the terminal, and carries to and fro what is typed and said there. Of a
+// parent that cannot be looked at nothing is said.
+func (c *Call) relayed() bool {
+	st, err := sys.ReadStatus(c.PID())
+	if err != nil || st.PPID == 0 {
+		return false
+	}
+	for fd := range 2 {
+		link, err := readlinkProc(st.PPID, fmt.Sprintf("fd/%d", fd))
+		if err != nil || !strings.HasPrefix(link, "socket:") {
+			continue
+		}
+		tables, inode := tableOf(st.PPID, link)
+		if remote, _ := leadsAway(tables, inode, nil); remote {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Call) connectedAway(fd int) (bool, error) {
@@ -140,6 +164,12 @@ func (c *Call) connectedAway(fd int) (bool, error) {
 		return !netip.AddrFrom16(peer.Addr).Unmap().IsLoopback(), nil
 	}
 	return false, nil
+}
+
+// tableOf is where leadsAway finds what is known of a socket that a descriptor
+// of a thread is a link to.
+func tableOf(tid int, link string) (tables, inode string) {
+	return fmt.Sprintf("/proc/%d/net/", tid), strings.TrimSuffix(strings.TrimPrefix(link, "socket:["), "]")
 }
 
 // leadsAway reports by the tables in a folder (proc_net(5), proc_pid_net(5))
