@@ -64,6 +64,9 @@ func TestSampleTask(t *testing.T) {
 	p.Type("#containers", "sample-task")
 	p.choose("processes", "prevent")
 	p.Type("#processes-deny", "mkdir")
+	p.Click("#processes-detections summary")
+	p.Until(`document.getElementById("processes-detect-fileless").checkVisibility()`)
+	p.Pick("processes-detect-fileless", "default")
 	p.Shot("rule-processes")
 	p.Click("#tab-networking")
 	p.Click(".dns .track")
@@ -84,6 +87,7 @@ func TestSampleTask(t *testing.T) {
 	r := b.rule("sample")
 	if r == nil || !slices.Equal(r.Scope.Containers, []string{"sample-task"}) ||
 		*r.Processes.Effect != policy.Prevent || !slices.Equal(r.Processes.Deny, []string{"mkdir"}) ||
+		r.Processes.Detect.Fileless == nil || *r.Processes.Detect.Fileless != policy.Inherit ||
 		*r.DNS.Effect != policy.Prevent || !slices.Equal(r.DNS.Allow, []string{"gmail.com"}) {
 		t.Fatalf("%+v", r)
 	}

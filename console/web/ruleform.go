@@ -88,6 +88,65 @@ var effects = []effect{
 	{"dns", "dns.effect", func(r *policy.Rule) **policy.Effect { return &r.DNS.Effect }},
 }
 
+// detection is a field that chooses the effect of one, or that it is not looked
+// for.
+type detection struct {
+	section, key string // of a rule; the field is section-detect-key
+	label, hint  string
+	of           func(*policy.Rule) **policy.Effect
+}
+
+// detections are all such fields, as the form shows them.
+var detections = []detection{
+	{"processes", "cryptoMiners", "Crypto miners", "By name, option, algorithm and pool", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.CryptoMiners }},
+	{"processes", "reverseShell", "Reverse shells", "A shell operated from another machine", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.ReverseShell }},
+	{"processes", "lateralMovement", "Lateral movement", "Tools such as nmap and netcat", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.LateralMovement }},
+	{"processes", "fileless", "Programs without a file", "In memory or deleted", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.Fileless }},
+	{"processes", "modified", "Modified programs", "Written after the application had started", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.Modified }},
+	{"processes", "newBinaries", "New programs", "Made after the application had started", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.NewBinaries }},
+	{"processes", "alteredPackages", "Altered packages", "Not as the package recorded them", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.AlteredPackages }},
+	{"processes", "shellsFromServers", "Shells started by servers", "Such as below nginx: web shells", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.ShellsFromServers }},
+	{"processes", "packageManagersFromServers", "Package managers started by servers", "Such as apt below nginx", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.PackageManagersFromServers }},
+	{"processes", "writablePath", "Programs where anybody may write", "Such as in /tmp", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.WritablePath }},
+	{"processes", "setUID", "Programs that gain privileges", "By a set-user-id bit or capabilities", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.SetUID }},
+	{"processes", "onlyMainProcess", "Anything but the main process", "For applications of one program", func(r *policy.Rule) **policy.Effect { return &r.Processes.Detect.OnlyMainProcess }},
+
+	{"dns", "minerPools", "Mining pools", "By their names", func(r *policy.Rule) **policy.Effect { return &r.DNS.Detect.MinerPools }},
+	{"dns", "tunnels", "Tunnels", "Data carried out in names", func(r *policy.Rule) **policy.Effect { return &r.DNS.Detect.Tunnels }},
+	{"dns", "rebinding", "Rebinding", "Public names that lead to private addresses", func(r *policy.Rule) **policy.Effect { return &r.DNS.Detect.Rebinding }},
+	{"dns", "encryptedDNS", "Encrypted DNS", "Names of resolvers by HTTPS or TLS", func(r *policy.Rule) **policy.Effect { return &r.DNS.Detect.EncryptedDNS }},
+
+	{"network", "minerPools", "Mining pools", "Connections to them", func(r *policy.Rule) **policy.Effect { return &r.Network.Detect.MinerPools }},
+	{"network", "cloudMetadata", "Cloud metadata", "Where credentials of the cloud are handed out", func(r *policy.Rule) **policy.Effect { return &r.Network.Detect.CloudMetadata }},
+	{"network", "portScan", "Port scans", "Many ports or machines in a short time", func(r *policy.Rule) **policy.Effect { return &r.Network.Detect.PortScan }},
+	{"network", "rawSockets", "Raw sockets", "Sockets for whole packets", func(r *policy.Rule) **policy.Effect { return &r.Network.Detect.RawSockets }},
+	{"network", "encryptedDNS", "Encrypted DNS", "Connections to resolvers by HTTPS or TLS", func(r *policy.Rule) **policy.Effect { return &r.Network.Detect.EncryptedDNS }},
+}
+
+func (d *detection) id() string { return d.section + "-detect-" + d.key }
+
+// read takes what was chosen. Nothing chosen is not looked for, as is what was
+// disabled, which stays that; a form without the field changes nothing.
+func (d *detection) read(f *ruleForm, form url.Values) {
+	if !form.Has(d.id()) {
+		return
+	}
+	at := d.of(&f.Rule)
+	word := form.Get(d.id())
+	if word == "" {
+		if *at != nil && **at != policy.Disable {
+			*at = nil
+		}
+		return
+	}
+	chosen := new(policy.Effect)
+	if err := chosen.UnmarshalText([]byte(word)); err != nil {
+		f.fault(d.id(), err.Error())
+		return
+	}
+	*at = chosen
+}
+
 // complete gives a rule all sections of the form. The caller owns the rule.
 func complete(r policy.Rule) policy.Rule {
 	if r.Processes == nil {
@@ -105,16 +164,16 @@ func complete(r policy.Rule) policy.Rule {
 // reduce takes from a rule the sections that old has not and that say nothing.
 func reduce(r, old policy.Rule) policy.Rule {
 	off := func(e *policy.Effect, n int) bool { return e != nil && *e == policy.Disable && n == 0 }
-	if s := r.Processes; old.Processes == nil && off(s.Effect, len(s.Allow)+len(s.Deny)) {
+	if s := r.Processes; old.Processes == nil && off(s.Effect, len(s.Allow)+len(s.Deny)) && s.Detect == (policy.ProcessDetections{}) {
 		r.Processes = nil
 	}
 	if s := r.Network; old.Network == nil {
 		o := &s.Outbound
-		if off(s.Effect, len(o.Allow)+len(o.Deny)+len(o.AllowPorts)+len(o.DenyPorts)) {
+		if off(s.Effect, len(o.Allow)+len(o.Deny)+len(o.AllowPorts)+len(o.DenyPorts)) && s.Detect == (policy.NetworkDetections{}) {
 			r.Network = nil
 		}
 	}
-	if s := r.DNS; old.DNS == nil && off(s.Effect, len(s.Allow)+len(s.Deny)) {
+	if s := r.DNS; old.DNS == nil && off(s.Effect, len(s.Allow)+len(s.Deny)) && s.Detect == (policy.DNSDetections{}) {
 		r.DNS = nil
 	}
 	return r
@@ -171,6 +230,9 @@ func (f *ruleForm) read(form url.Values) {
 		}
 		*e.of(&f.Rule) = chosen
 	}
+	for i := range detections {
+		detections[i].read(f, form)
+	}
 	f.Rule.OnUnknown = nil
 	if word := form.Get("unknown"); word != "" {
 		f.Rule.OnUnknown = new(policy.Effect)
@@ -195,6 +257,10 @@ func (f *ruleForm) place(faults []console.Fault) {
 	}
 	for _, e := range effects {
 		fields[e.path] = e.id
+	}
+	for i := range detections {
+		d := &detections[i]
+		fields[d.section+".detect."+d.key] = d.id()
 	}
 	for _, fault := range faults {
 		path, line := cutIndex(fault.Path)
@@ -311,6 +377,44 @@ func (f *ruleForm) Effect(id, label string) (effectView, error) {
 		return v, nil
 	}
 	return effectView{}, fmt.Errorf("there is no effect %q", id)
+}
+
+// detectionsView are the detections of a section as the template shows them.
+type detectionsView struct {
+	Section string
+	On      int // that are looked for
+	Fields  []detectionView
+}
+
+type detectionView struct {
+	ID, Label, Hint, Chosen string
+	Faults                  []string
+}
+
+// DetectionChoices are the effects that a detection may have.
+func (detectionsView) DetectionChoices() []effectChoice {
+	return append([]effectChoice{
+		{Word: "", Label: "Not looked for"},
+		{Word: policy.Inherit.String(), Label: "As the section"},
+	}, effectChoices[1:]...)
+}
+
+// Detections returns the fields of one section.
+func (f *ruleForm) Detections(section string) detectionsView {
+	v := detectionsView{Section: section}
+	for i := range detections {
+		d := &detections[i]
+		if d.section != section {
+			continue
+		}
+		field := detectionView{ID: d.id(), Label: d.label, Hint: d.hint, Faults: f.faults[d.id()]}
+		if e := *d.of(&f.Rule); e != nil && *e != policy.Disable {
+			field.Chosen = e.String()
+			v.On++
+		}
+		v.Fields = append(v.Fields, field)
+	}
+	return v
 }
 
 // DNSOn reports whether the switch of DNS is on.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -151,7 +152,8 @@ func TestRuleKeeps(t *testing.T) {
 var (
 	inputs    = regexp.MustCompile(`<input ([^>]*)>`)
 	areas     = regexp.MustCompile(`(?s)<textarea [^>]*name="([^"]*)"[^>]*>\n(.*?)</textarea>`)
-	selected  = regexp.MustCompile(`<option value="([^"]*)" selected>`)
+	selects   = regexp.MustCompile(`(?s)<select id="[^"]*" name="([^"]*)"(.*?)</select>`)
+	selected  = regexp.MustCompile(`value="([^"]*)" selected`)
 	attribute = regexp.MustCompile(`(name|value|type)="([^"]*)"`)
 )
 
@@ -173,10 +175,67 @@ func readForm(page string) []string {
 	for _, m := range areas.FindAllStringSubmatch(page, -1) {
 		form = append(form, m[1], m[2])
 	}
-	if m := selected.FindStringSubmatch(page); m != nil {
-		form = append(form, "unknown", m[1])
+	for _, m := range selects.FindAllStringSubmatch(page, -1) {
+		chosen := ""
+		if s := selected.FindStringSubmatch(m[2]); s != nil {
+			chosen = s[1]
+		}
+		form = append(form, m[1], chosen)
 	}
 	return form
+}
+
+// TestDetections: the form has each detection of its sections, shows its effect
+// and sets it; what was disabled stays so, and a form without them changes none.
+func TestDetections(t *testing.T) {
+	for section, detect := range map[string]any{
+		"processes": policy.ProcessDetections{}, "dns": policy.DNSDetections{}, "network": policy.NetworkDetections{},
+	} {
+		var keys, has []string
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(detect)) {
+			keys = append(keys, f.Tag.Get("yaml"))
+		}
+		for i := range detections {
+			if detections[i].section == section {
+				has = append(has, detections[i].key)
+			}
+		}
+		slices.Sort(keys)
+		if slices.Sort(has); !slices.Equal(keys, has) {
+			t.Errorf("%s: the form has %q of %q", section, has, keys)
+		}
+	}
+
+	b := newBench(t, Config{})
+	w := b.as("editor")
+	w.post(rulePath, append(slices.Clone(documentsRule), "processes-detect-fileless", "block", "dns-detect-tunnels", "default",
+		"network-detect-portScan", "alert", "network-detect-rawSockets", "")...).want(http.StatusSeeOther)
+	r := b.rule("sample")
+	if r.Network == nil {
+		t.Fatal("a section of detections alone is gone")
+	}
+	effects := []*policy.Effect{r.Processes.Detect.Fileless, r.DNS.Detect.Tunnels, r.Network.Detect.PortScan}
+	for i, want := range []policy.Effect{policy.Block, policy.Inherit, policy.Alert} {
+		if effects[i] == nil || *effects[i] != want {
+			t.Errorf("detection %d: %v, want %v", i, effects[i], want)
+		}
+	}
+	if r.Network.Detect.RawSockets != nil || r.Processes.Detect.Modified != nil {
+		t.Errorf("more is looked for: %+v", r.Network.Detect)
+	}
+	page := w.get(rulePath+"?name=sample").want(http.StatusOK, "Programs without a file", "1 of 12").body
+	form := readForm(page)
+	at := slices.Index(form, "processes-detect-fileless")
+	if at < 0 || form[at+1] != "block" {
+		t.Errorf("the form says %q", form)
+	}
+	form[at+1] = "ban"
+	w.post(rulePath, form...).want(http.StatusBadRequest, `&#34;ban&#34; is not an effect`, `id="processes-detect-fileless-faults"`)
+	form[at+1] = ""
+	w.post(rulePath, form...).want(http.StatusSeeOther)
+	if got := b.rule("sample"); got.Processes.Detect.Fileless != nil || got.DNS.Detect.Tunnels == nil {
+		t.Errorf("%+v", got.Processes.Detect)
+	}
 }
 
 func TestRuleFaults(t *testing.T) {
