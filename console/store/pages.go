@@ -129,15 +129,13 @@ type clause struct {
 	index string // that answers it, in order of ids; "" leaves it to SQLite
 }
 
-// and joins two conditions, of which the first one's index counts.
+// and joins two conditions, of which only one has an index.
 func (c clause) and(d clause) clause {
-	switch {
-	case c.text == "":
-		return d
-	case d.text == "":
-		return c
+	between := " AND "
+	if c.text == "" || d.text == "" {
+		between = ""
 	}
-	return clause{c.text + " AND " + d.text, append(slices.Clone(c.args), d.args...), c.index}
+	return clause{c.text + between + d.text, append(slices.Clone(c.args), d.args...), c.index + d.index}
 }
 
 // in is the condition that a column has one of the values, none without values.
@@ -160,9 +158,7 @@ type fields struct{ kind, app, instance, id bool }
 // an audit that the filter selects meets just one.
 func (s *Store) drivers(ctx context.Context, f *AuditFilter) ([]clause, fields, error) {
 	var all []clause
-	apps, instances := distinct(f.AppIDs), distinct(f.Instances)
-	switch {
-	case len(f.IDs) > 0:
+	if len(f.IDs) > 0 {
 		for _, id := range distinct(f.IDs) {
 			instance, number, _ := cutLast(id, "-")
 			if sequence, err := strconv.ParseInt(number, 10, 64); err == nil { // nobody has another
@@ -170,12 +166,20 @@ func (s *Store) drivers(ctx context.Context, f *AuditFilter) ([]clause, fields, 
 			}
 		}
 		return all, fields{id: true}, nil
-	case len(instances) > 0 && len(instances) <= maxDriving:
-		for _, instance := range instances {
-			all = append(all, clause{"a.defender = (SELECT id FROM defenders WHERE instance = ?)", []any{instance}, "audits_defender"})
+	}
+	whose := []clause{{index: "audits_kind"}}
+	known := fields{kind: true}
+	if n := len(f.Instances); n > 0 && n <= maxDriving {
+		whose, known.instance = nil, true
+		for _, instance := range distinct(f.Instances) {
+			whose = append(whose, clause{"a.defender = (SELECT id FROM defenders WHERE instance = ?)", []any{instance}, "audits_defender"})
 		}
-		return all, fields{instance: true}, nil
-	case len(apps) > maxDriving || len(apps)+len(f.Types)+len(f.Effects)+len(f.Severities) == 0:
+	} else if n := len(f.AppIDs); n > 0 && n <= maxDriving {
+		whose, known.app = nil, true
+		for _, app := range distinct(f.AppIDs) {
+			whose = append(whose, clause{"a.app_id = ?", []any{app}, "audits_app"})
+		}
+	} else if len(f.Types)+len(f.Effects)+len(f.Severities) == 0 {
 		return []clause{{}}, fields{}, nil
 	}
 	kinds, err := s.kinds(ctx, f)
@@ -183,18 +187,15 @@ func (s *Store) drivers(ctx context.Context, f *AuditFilter) ([]clause, fields, 
 		return []clause{{}}, fields{}, nil
 	}
 	for _, k := range kinds {
-		one := clause{"a.type = ? AND a.effect = ? AND a.severity = ?", []any{k.typ, k.effect, k.severity}, "audits_kind"}
+		is := clause{text: "a.type = ? AND a.effect = ? AND a.severity = ?", args: []any{k.typ, k.effect, k.severity}}
 		if k.severity == "" {
-			one = one.and(in(inRaw("severity"), f.Severities))
+			is = is.and(in(inRaw("severity"), f.Severities))
 		}
-		if len(apps) == 0 {
-			all = append(all, one)
-		}
-		for _, app := range apps {
-			all = append(all, clause{"a.app_id = ?", []any{app}, "audits_app"}.and(one))
+		for _, who := range whose {
+			all = append(all, who.and(is))
 		}
 	}
-	return all, fields{kind: true, app: true}, err
+	return all, known, err
 }
 
 func distinct(values []string) []string {
@@ -206,13 +207,22 @@ type kind struct{ typ, effect, severity string }
 
 var errManyKinds = errors.New("too many kinds of audits")
 
+// The kinds in order. For a comparison of whole rows SQLite would read all
+// audits of a type.
+const (
+	firstKind = `SELECT type, effect, severity FROM audits ORDER BY type, effect, severity LIMIT 1`
+	nextKind  = `SELECT * FROM (SELECT type, effect, severity FROM audits WHERE type = ?1 AND effect = ?2 AND severity > ?3 ORDER BY severity LIMIT 1)
+		UNION ALL SELECT * FROM (SELECT type, effect, severity FROM audits WHERE type = ?1 AND effect > ?2 ORDER BY effect, severity LIMIT 1)
+		UNION ALL SELECT * FROM (SELECT type, effect, severity FROM audits WHERE type > ?1 ORDER BY type, effect, severity LIMIT 1)
+		LIMIT 1`
+)
+
 // kinds returns the kinds of audits there are that the filter selects.
 func (s *Store) kinds(ctx context.Context, f *AuditFilter) ([]kind, error) {
-	text, args := "", []any(nil)
+	row := s.reads.QueryRowContext(ctx, firstKind)
 	var found []kind
-	for range maxKinds {
+	for n := 1; ; n++ {
 		var k kind
-		row := s.reads.QueryRowContext(ctx, "SELECT type, effect, severity FROM audits"+text+" ORDER BY type, effect, severity LIMIT 1", args...)
 		if err := row.Scan(&k.typ, &k.effect, &k.severity); errors.Is(err, sql.ErrNoRows) {
 			return found, nil
 		} else if err != nil {
@@ -222,9 +232,11 @@ func (s *Store) kinds(ctx context.Context, f *AuditFilter) ([]kind, error) {
 		if selects(f.Types, k.typ) && selects(f.Effects, k.effect) && (k.severity == "" || selects(f.Severities, k.severity)) {
 			found = append(found, k)
 		}
-		text, args = " WHERE (type, effect, severity) > (?, ?, ?)", []any{k.typ, k.effect, k.severity}
+		if n == maxKinds {
+			return nil, errManyKinds
+		}
+		row = s.reads.QueryRowContext(ctx, nextKind, k.typ, k.effect, k.severity)
 	}
-	return nil, errManyKinds
 }
 
 func selects(values []string, v string) bool { return len(values) == 0 || slices.Contains(values, v) }
@@ -378,8 +390,8 @@ func (s *Store) ids(ctx context.Context, q query, drivers []clause, need int) ([
 			where = where.and(c)
 		}
 		indexed := ""
-		if driver.index != "" {
-			indexed = " INDEXED BY " + driver.index
+		if where.index != "" {
+			indexed = " INDEXED BY " + where.index
 		}
 		some, err := s.queryIDs(ctx, "SELECT "+id+" FROM "+from+indexed+" WHERE "+where.text+" ORDER BY "+id+" "+order+" LIMIT ?", append(where.args, need)...)
 		if err != nil {

@@ -318,6 +318,21 @@ func TestQueryPlans(t *testing.T) {
 	s.look = 0
 	add(t, s, enrolled(t, s, 1)[0], 1, 1, json.RawMessage(`{"type":"x","effect":"x","severity":"x","appID":"x"}`))
 	one := []string{"x"}
+	rows, err := s.reads.Query("EXPLAIN QUERY PLAN "+nextKind, "x", "x", "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var a, b, c int
+		var line string
+		if err := rows.Scan(&a, &b, &c, &line); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(line, "S") && strings.Contains(line, " audits") && !strings.Contains(line, "COVERING INDEX audits_kind (type") {
+			t.Errorf("the next kind: %s", line)
+		}
+	}
 	for _, tt := range []struct {
 		f    AuditFilter
 		want string
@@ -328,8 +343,9 @@ func TestQueryPlans(t *testing.T) {
 		{AuditFilter{Severities: one, Types: one}, "USING COVERING INDEX audits_kind"},
 		{AuditFilter{AppIDs: one}, "USING COVERING INDEX audits_app (app_id=? AND type=? AND effect=? AND severity=? AND rowid>? AND rowid<?)"},
 		{AuditFilter{AppIDs: one, Types: one}, "USING COVERING INDEX audits_app"},
-		{AuditFilter{Instances: one}, "USING COVERING INDEX audits_defender (defender=? AND rowid>? AND rowid<?)"},
-		{AuditFilter{Instances: one, Types: one}, "USING INDEX audits_defender"},
+		{AuditFilter{Instances: one}, "USING COVERING INDEX audits_defender (defender=? AND type=? AND effect=? AND severity=? AND rowid>? AND rowid<?)"},
+		{AuditFilter{Instances: one, Types: one}, "USING COVERING INDEX audits_defender"},
+		{AuditFilter{Instances: one, AppIDs: one}, "USING INDEX audits_defender"},
 		{AuditFilter{Text: "word"}, "VIRTUAL TABLE INDEX"},
 		{AuditFilter{Text: "word", Types: one}, "VIRTUAL TABLE INDEX"},
 		{AuditFilter{Rules: one, From: time.Unix(1, 0)}, "USING INTEGER PRIMARY KEY"},

@@ -7,4 +7,4 @@ DROP INDEX audits_effect;
 DROP INDEX audits_app;
 CREATE INDEX audits_kind ON audits (type, effect, severity);
 CREATE INDEX audits_app ON audits (app_id, type, effect, severity);
-CREATE INDEX audits_defender ON audits (defender);
+CREATE INDEX audits_defender ON audits (defender, type, effect, severity);
