@@ -215,6 +215,14 @@ func typedPath(p string) string {
 	if p == "" || p[0] != '/' {
 		return p
 	}
+	return clean(p)
+}
+
+// clean is path.Clean, which most paths are already.
+func clean(p string) string {
+	if len(p) > 1 && p[0] == '/' && p[len(p)-1] != '/' && !strings.Contains(p, "//") && !strings.Contains(p, "/.") {
+		return p
+	}
 	return path.Clean(p)
 }
 

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -108,6 +109,9 @@ func TestCheckPath(t *testing.T) {
 func FuzzPaths(f *testing.F) {
 	f.Add("/etc", "/usr/bin/*", "*.pem", "/etc/passwd")
 	f.Add("/", "@x*", "name", "@xy")
+	for _, p := range list("", "/", "a", "/a", "/a/", "//a", "/a/.", "/a/./b", "/../a", "/a/..", "/.a", "/a..", "a/../b", "/a//b") {
+		f.Add("x", "y", "z", p)
+	}
 	f.Fuzz(func(t *testing.T, a, b, c, p string) {
 		var bad faults
 		l := newPaths(list(a, b, c), true, "", &bad)
@@ -125,6 +129,9 @@ func FuzzPaths(f *testing.F) {
 			}
 		}
 		l.below(p)
+		if got, want := clean(p), path.Clean(p); got != want {
+			t.Errorf("clean(%q) = %q, want %q", p, got, want)
+		}
 	})
 }
 

@@ -179,7 +179,7 @@ func (l *programs) denies(p *Program) (what, name, entry string) {
 		return "", "", ""
 	}
 	if p.Typed != "" {
-		if e, ok := l.file(path.Clean(p.Typed)); ok { // /bin/../bin/sh, //bin/sh
+		if e, ok := l.file(clean(p.Typed)); ok { // /bin/../bin/sh, //bin/sh
 			return strconv.Quote(p.Typed), p.Typed, e
 		}
 	}
