@@ -62,7 +62,7 @@ func (a *app) cli() *cli.App {
 
 // usageError keeps the library from printing the whole help for a typo.
 func usageError(c *cli.Context, err error, _ bool) error {
-	return hint(err, "see %q", strings.TrimSpace(c.App.Name+" "+c.Command.Name)+" --help")
+	return hint(err, "see %q", c.Command.HelpName+" --help")
 }
 
 func unknown(c *cli.Context) error {

@@ -211,7 +211,7 @@ func listen(address string, plain bool) (net.Listener, error) {
 	}
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, hint(fmt.Errorf("listening: %w", err), "--listen chooses another address")
+		return nil, hint(fmt.Errorf("listening: %w", err), "--listen chooses another address, such as %s", defaultListen)
 	}
 	if a, ok := ln.Addr().(*net.TCPAddr); plain && (!ok || !a.IP.IsLoopback()) {
 		ln.Close()

@@ -85,7 +85,7 @@ func (a *app) run() *cli.Command {
 			&cli.StringFlag{Name: "token-file", EnvVars: env("TOKEN_FILE"), Usage: "`FILE` with the token"},
 			&cli.StringFlag{Name: "ca", EnvVars: env("CA"), Usage: "`FILE` with the certificate of the Console's own CA"},
 			&cli.StringFlag{Name: "data-dir", EnvVars: env("DATA_DIR"), Usage: "`DIR` that keeps unsent audits and the last good policy over a restart; without one they are in memory"},
-			&cli.DurationFlag{Name: "wait-for-policy", EnvVars: env("WAIT_FOR_POLICY"), Usage: "start the target when the Console's policy is in force, or after `DURATION`"},
+			&cli.DurationFlag{Name: "wait-for-policy", EnvVars: env("WAIT_FOR_POLICY"), Usage: "start the target when the Console's policy is in force, or after `DURATION`, such as 15s"},
 			&cli.StringFlag{Name: "app-id", EnvVars: env("APP_ID"), Usage: "App ID that rules select by"},
 			&cli.StringFlag{Name: "container", EnvVars: env("CONTAINER"), Usage: "container name that rules select by"},
 			&cli.StringFlag{Name: "image", EnvVars: env("IMAGE"), Usage: "image name that rules select by"},
@@ -215,6 +215,9 @@ func console(c *cli.Context) (defender.Console, error) {
 			errs = append(errs, fmt.Errorf("--ca: %w", err))
 		}
 		con.CA = data
+	}
+	if con.WaitForPolicy < 0 {
+		errs = append(errs, fmt.Errorf("--wait-for-policy: %s is less than nothing", con.WaitForPolicy))
 	}
 	if con.URL == "" {
 		for _, flag := range []string{"token", "token-file", "ca", "data-dir", "wait-for-policy", "every-audit"} {

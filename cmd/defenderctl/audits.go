@@ -45,17 +45,18 @@ func filterFlags(names ...string) []cli.Flag {
 var filterKeys = []struct {
 	flag, param, usage string
 	of                 func(*audit.Record) string
+	words              []string // all that there are; nil: any
 }{
-	{"type", "type", "only `TYPE`: processes, network, filesystem, defender", func(r *audit.Record) string { return r.Type }},
-	{"effect", "effect", "only `EFFECT`: alert, prevent, block", func(r *audit.Record) string { return r.Effect }},
-	{"rule", "rule", "only the rule `NAME`", func(r *audit.Record) string { return r.RuleName }},
-	{"app-id", "appID", "only the application `ID`", func(r *audit.Record) string { return r.AppID }},
-	{"container", "container", "only the container `NAME`", func(r *audit.Record) string { return r.ContainerName }},
-	{"image", "image", "only the image `NAME`", func(r *audit.Record) string { return r.ImageName }},
-	{"attack-type", "attackType", "only the detection `NAME`, such as explicitlyDeniedProcess", func(r *audit.Record) string { return r.AttackType }},
-	{"process", "process", "only the program `PATH`", func(r *audit.Record) string { return r.ProcessPath }},
-	{"domain", "domain", "only the looked-up `NAME`", func(r *audit.Record) string { return r.Domain }},
-	{"severity", "severity", "only `SEVERITY`: low, medium, high", func(r *audit.Record) string { return r.Severity }},
+	{"type", "type", "only `TYPE`: processes, network, filesystem, defender", func(r *audit.Record) string { return r.Type }, []string{"processes", "network", "filesystem", "defender"}},
+	{"effect", "effect", "only `EFFECT`: alert, prevent, block", func(r *audit.Record) string { return r.Effect }, []string{"alert", "prevent", "block"}},
+	{"rule", "rule", "only the rule `NAME`", func(r *audit.Record) string { return r.RuleName }, nil},
+	{"app-id", "appID", "only the application `ID`", func(r *audit.Record) string { return r.AppID }, nil},
+	{"container", "container", "only the container `NAME`", func(r *audit.Record) string { return r.ContainerName }, nil},
+	{"image", "image", "only the image `NAME`", func(r *audit.Record) string { return r.ImageName }, nil},
+	{"attack-type", "attackType", "only the detection `NAME`, such as explicitlyDeniedProcess", func(r *audit.Record) string { return r.AttackType }, nil},
+	{"process", "process", "only the program `PATH`", func(r *audit.Record) string { return r.ProcessPath }, nil},
+	{"domain", "domain", "only the looked-up `NAME`", func(r *audit.Record) string { return r.Domain }, nil},
+	{"severity", "severity", "only `SEVERITY`: low, medium, high", func(r *audit.Record) string { return r.Severity }, []string{"low", "medium", "high"}},
 }
 
 // filter selects records.
@@ -68,10 +69,17 @@ type filter struct {
 // readFilter reads the flags of a filter.
 func readFilter(c *cli.Context) (filter, error) {
 	f := filter{values: make(map[string][]string), text: c.String("text")}
+	var errs []error
 	for _, k := range filterKeys {
 		f.values[k.param] = c.StringSlice(k.flag)
 	}
-	var errs []error
+	for _, k := range filterKeys {
+		for _, v := range f.values[k.param] {
+			if k.words != nil && !slices.Contains(k.words, v) {
+				errs = append(errs, fmt.Errorf("--%s: %q is not one of %s", k.flag, v, strings.Join(k.words, ", ")))
+			}
+		}
+	}
 	for flag, t := range map[string]*time.Time{"since": &f.from, "until": &f.to} {
 		var err error
 		if *t, err = parseTime(c.String(flag), time.Now()); err != nil {

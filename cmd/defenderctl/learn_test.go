@@ -185,6 +185,7 @@ func TestAuditsOfFiles(t *testing.T) {
 	}{
 		{"", "give --console, or an audit log", nil, 2},
 		{"", "/no/such", []string{"/no/such"}, 1},
+		{"", `--type: "files" is not one of processes, network, filesystem, defender`, []string{"--type", "files", log}, 2},
 		{"", `--since: "soon" is neither a time`, []string{"--since", "soon", log}, 2},
 		{"", "one file can be followed", []string{"-f", log, log}, 2},
 		{"", "not both", []string{"--console", "https://x", log}, 2},
