@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,23 +27,9 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"console": main})
 }
 
-// The scripts run the program as a user would. "appears FILE" waits for a
-// file.
+// The scripts run the program as a user would.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"appears": func(ts *testscript.TestScript, _ bool, args []string) {
-				for range 300 {
-					if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
-						return
-					}
-					time.Sleep(50 * time.Millisecond)
-				}
-				ts.Fatalf("%s did not appear", args[0])
-			},
-		},
-	})
+	testscript.Run(t, testscript.Params{Dir: "testdata/script"})
 }
 
 // running is a Console that was started by the command line.
@@ -156,8 +143,9 @@ func TestServeHTTPS(t *testing.T) {
 	// The end does not wait for those who wait, for 55 s.
 	waiting := make(chan error, 1)
 	asked := make(chan struct{})
+	written := sync.OnceFunc(func() { close(asked) }) // it may be written again
 	go func() {
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { close(asked) }})
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { written() }})
 		r, _ := http.NewRequestWithContext(ctx, "GET", c.url+wire.Path+"/"+e.Instance+"/policy?generation=1&wait=55", nil)
 		r.Header.Set("Authorization", "Bearer "+e.Credential)
 		resp, err := client.Do(r)
