@@ -48,6 +48,8 @@ func Message(ev *policy.Event, v policy.Verdict) string {
 		return fmt.Sprintf("%s scans many machines for port %d", who, ev.Addr.Port())
 	case policy.RawTraffic:
 		return fmt.Sprintf("%s opened a socket for whole packets (%s)", who, clean(ev.Proto))
+	case policy.DeniedFamily:
+		return fmt.Sprintf("%s opened a socket of a family (%s) that is explicitly denied by a runtime rule", who, clean(ev.Proto))
 	case policy.Unresolved:
 		return fmt.Sprintf("Outbound connection %s to IP %s, which no allowed DNS resolution returned", who, clean(ev.Addr.Addr().String()))
 	case policy.MiningPool:

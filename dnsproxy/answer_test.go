@@ -109,6 +109,21 @@ func TestRefusalForms(t *testing.T) {
 	}
 }
 
+// A name server may make addresses for a translator (RFC 6147): it is the one
+// behind that a name leads to.
+func TestResolvedDNS64(t *testing.T) {
+	up := newUpstream(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		answering(t, 0, m.Question[0].Name+" 60 IN AAAA 64:ff9b::192.0.2.8")(w, m)
+	})
+	p := newProxy(t, Config{Upstreams: Plain(up.addr)})
+	exchange(t, p, ask("good.test.", dns.TypeAAAA), true)
+	for addr, want := range map[string]bool{"64:ff9b::192.0.2.8": true, "192.0.2.8": true, "64:ff9b::192.0.2.9": false, "64:ff9b:1::192.0.2.8": false} {
+		if names, ok := p.Resolved(netip.MustParseAddr(addr)); ok != want || want && names[0] != "good.test" {
+			t.Errorf("%s: %q, %v", addr, names, ok)
+		}
+	}
+}
+
 func TestResolved(t *testing.T) {
 	up := newUpstream(t, func(w dns.ResponseWriter, m *dns.Msg) {
 		name := m.Question[0].Name
@@ -131,6 +146,8 @@ func TestResolved(t *testing.T) {
 	is("192.0.2.1", "good.test")
 	is("::ffff:192.0.2.1", "good.test")
 	is("2001:db8::1", "good.test")
+	is("64:ff9b::192.0.2.1", "good.test") // by a translator
+	is("64:ff9b::192.0.2.2", "")
 	exchange(t, p, ask("other.test.", dns.TypeA), true)
 	is("192.0.2.1", "other.test good.test")
 	exchange(t, p, ask("evil.test.", dns.TypeA), true)

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"appdefender/policy"
 )
 
 const (
@@ -20,7 +22,9 @@ const (
 )
 
 // pins remembers for which names allowed lookups returned an address: many
-// names share one, at whoever serves pages for others.
+// names share one, at whoever serves pages for others. An address that a name
+// server made for a translator (DNS64, RFC 6147) and the one that it stands for
+// are the same.
 type pins struct {
 	hosts map[netip.Addr][]string // for ever
 
@@ -48,6 +52,7 @@ func (p *pins) add(name string, addrs []netip.Addr, until time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, addr := range addrs {
+		addr = policy.Translated(addr)
 		if e := p.byAddr[addr]; e != nil {
 			known := e.Value.(*pin)
 			if known.first(name); len(known.names) > maxPinNames {
@@ -111,7 +116,7 @@ func (p *pins) get(addr netip.Addr, now time.Time) ([]string, bool) {
 // that the proxy was given. An address is known for as long as the answer said,
 // and an hour beyond that or its last use. The slice is not to be changed.
 func (p *Proxy) Resolved(addr netip.Addr) (names []string, ok bool) {
-	return p.pins.get(addr.Unmap().WithZone(""), p.now())
+	return p.pins.get(policy.Translated(addr.Unmap().WithZone("")), p.now())
 }
 
 // ParseHosts reads a file of the form of /etc/hosts (hosts(5)) and returns the
@@ -128,7 +133,7 @@ func ParseHosts(data []byte) map[netip.Addr][]string {
 		if err != nil {
 			continue // as the C library does
 		}
-		addr = addr.Unmap().WithZone("")
+		addr = policy.Translated(addr.Unmap().WithZone(""))
 		if addr.IsUnspecified() {
 			continue
 		}

@@ -195,7 +195,7 @@ func (f *File) kind() string {
 
 var outboundNet = map[string]attribute{
 	"net.outgoing_ip": {Attribute: rules.Attribute[scene]{
-		Type: rules.Address, Address: func(s scene) netip.Addr { return canonicalAddr(s.ev.Addr.Addr()) },
+		Type: rules.Address, Address: func(s scene) netip.Addr { return Translated(canonicalAddr(s.ev.Addr.Addr())) },
 	}},
 	"net.outgoing_port": {Attribute: rules.Attribute[scene]{
 		Type: rules.Integer, Integer: func(s scene) int { return int(s.ev.Addr.Port()) },

@@ -78,28 +78,18 @@ var atHome = newDomains([]string{
 	"**.lan", "**.home", "**.corp", "**.intranet", "**.private",
 }, "", new(faults))
 
-var (
-	nat64 = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
-	ula   = netip.MustParsePrefix("fc00::/7")
-)
-
-// private reports whether an address is not one on the internet.
+// private reports whether an address is not one on the internet, or leads to
+// one that is not.
 func private(a netip.Addr) bool {
 	a = a.Unmap()
-	if v4, ok := translated(a); ok {
-		a = v4
+	inner := embeddedIn(a)
+	if _, ok := inner.find(private4); ok {
+		return true
 	}
 	return a.IsUnspecified() || !internet(a) || ula.Contains(a)
 }
 
-// translated returns the IPv4 address that a translator makes of a (RFC 6052).
-func translated(a netip.Addr) (netip.Addr, bool) {
-	if !nat64.Contains(a) {
-		return a, false
-	}
-	b := a.As16()
-	return netip.AddrFrom4([4]byte(b[12:])), true
-}
+func private4(a netip.Addr) bool { return a.IsUnspecified() || !internet(a) }
 
 // Words for DNSSection.Answer and Verdict.Answer, beside addresses.
 const (

@@ -48,6 +48,7 @@ func TestAnswersAreJudged(t *testing.T) {
 		{"unspecified IPv6", rebind, led("a.example", "::"), Rebinding, ""},
 		{"mapped", rebind, led("a.example", "::ffff:10.0.0.1"), Rebinding, ""},
 		{"through NAT64", rebind, led("a.example", "64:ff9b::a00:1"), Rebinding, ""},
+		{"through 6to4", rebind, led("a.example", "2002:a00:1::1"), Rebinding, ""},
 		{"public through NAT64", rebind, led("a.example", "64:ff9b::102:304"), "", ""},
 		{"unique local", rebind, led("a.example", "fd00::1"), Rebinding, ""},
 		{"carrier grade", rebind, led("a.example", "100.64.0.1"), Rebinding, ""},

@@ -34,7 +34,7 @@ func resolverPort(to netip.AddrPort) string {
 		return "port 853 is for encrypted lookups"
 	}
 	if to.Port() == 443 {
-		if _, ok := resolvers.match(canonicalAddr(to.Addr())); ok {
+		if resolvers.holds(canonicalAddr(to.Addr())) {
 			return to.Addr().String() + " resolves names where nobody can see which"
 		}
 	}

@@ -1,6 +1,9 @@
 package policy
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 // Engine is the one rule of a Policy that counts for a workload, ready to
 // judge. It does not change and may be used by many goroutines at once.
@@ -236,6 +239,8 @@ func (e *Engine) judge(ev *Event) (f finding) {
 				f.detection, f.reason = j.listen.judge(ev.Addr.Port())
 			case UnixConnect:
 				f.detection, f.reason = j.unix.judge(&ev.File)
+			case RawSocket:
+				f.detection, f.reason = j.families.judge(ev.Proto)
 			}
 			f = run(j.checks, ev, f)
 		}
@@ -291,7 +296,9 @@ func refuseAll(ev *Event) Verdict {
 	case FileWrite:
 		v.Detection = DeniedFile
 	case RawSocket:
-		v.Detection = RawTraffic
+		if v.Detection = RawTraffic; slices.Contains(Families, ev.Proto) {
+			v.Detection = DeniedFamily
+		}
 	}
 	return v
 }

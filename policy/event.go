@@ -26,8 +26,8 @@ const (
 	UnixConnect
 	// FileWrite is a change to the file system; Event.File says which.
 	FileWrite
-	// RawSocket is the making of a socket that sees or sends whole packets;
-	// Event.Proto says which.
+	// RawSocket is the making of a socket that sees or sends whole packets, or
+	// leads to addresses of another family; Event.Proto says which.
 	RawSocket
 )
 
@@ -132,7 +132,7 @@ type Event struct {
 	// IPv6, no zone, and for a destination the unspecified address as
 	// loopback.
 	Addr  netip.AddrPort `json:"addr,omitzero"`
-	Proto string         `json:"proto,omitzero"` // "tcp", "udp", …; of a RawSocket "raw" or "packet"
+	Proto string         `json:"proto,omitzero"` // "tcp", "udp", …; of a RawSocket "raw", "packet" or one of Families
 
 	// Of an Outbound event: Resolved says that an allowed lookup returned the
 	// address, Name for which name last, Aliases for which others (see

@@ -15,6 +15,7 @@ type networkJudge struct {
 	allow, deny           *prefixes // nil: the list is empty
 	allowNames, denyNames *domains
 	allowPorts, denyPorts *ports
+	families              familyJudge
 	listen                listenJudge
 	unix                  unixJudge
 	checks                []active
@@ -27,8 +28,14 @@ var networkChecks = []detector[NetworkSection]{
 	{key: "detect.cloudMetadata", detection: CloudMetadata, kind: Outbound,
 		effect: func(s *NetworkSection) *Effect { return s.Detect.CloudMetadata },
 		holds: func(ev *Event) string {
-			if a := canonicalAddr(ev.Addr.Addr()); metadata(a) {
-				return a.String() + " is the cloud's metadata or credentials service"
+			const is = " is the cloud's metadata or credentials service"
+			a := canonicalAddr(ev.Addr.Addr())
+			if metadata(a) {
+				return a.String() + is
+			}
+			inner := embeddedIn(a)
+			if v4, ok := inner.find(metadata); ok {
+				return a.String() + " leads to " + v4.String() + ", which" + is
 			}
 			return ""
 		}},
@@ -50,7 +57,12 @@ var networkChecks = []detector[NetworkSection]{
 		}},
 	{key: "detect.rawSockets", detection: RawTraffic, kind: RawSocket, needs: NeedRawSockets,
 		effect: func(s *NetworkSection) *Effect { return s.Detect.RawSockets },
-		holds:  func(ev *Event) string { return "a socket for whole packets (" + ev.Proto + ")" }},
+		holds: func(ev *Event) string {
+			if slices.Contains(Families, ev.Proto) {
+				return ""
+			}
+			return "a socket for whole packets (" + ev.Proto + ")"
+		}},
 	{key: "detect.encryptedDNS", detection: EncryptedDNS, kind: Outbound,
 		effect: func(s *NetworkSection) *Effect { return s.Detect.EncryptedDNS },
 		holds:  func(ev *Event) string { return resolverPort(ev.Addr) }},
@@ -108,6 +120,7 @@ func newNetwork(s *NetworkSection, path string, f *faults) *networkJudge {
 		denyNames:  newDomains(s.Outbound.DenyNames, out+".denyNames", f),
 		allowPorts: newPorts(s.Outbound.AllowPorts, out+".allowPorts", f),
 		denyPorts:  newPorts(s.Outbound.DenyPorts, out+".denyPorts", f),
+		families:   newFamilies(&s.Outbound, out+".allowFamilies", f),
 		listen:     newListen(&s.Listen, path+".listen", f),
 		unix:       newUnix(&s.Unix, path+".unix", f),
 	}
@@ -117,12 +130,12 @@ func newNetwork(s *NetworkSection, path string, f *faults) *networkJudge {
 		*j = networkJudge{}
 	}
 	lists := j.allow != nil || j.deny != nil || j.allowNames != nil || j.denyNames != nil ||
-		j.allowPorts != nil || j.denyPorts != nil || j.listen.speaks() || j.unix.speaks()
+		j.allowPorts != nil || j.denyPorts != nil || j.families.judges || j.listen.speaks() || j.unix.speaks()
 	exempt := j.allow
 	if exempt == nil {
 		exempt = newPrefixes(s.Outbound.Allow, "", new(faults))
 	}
-	j.checks = newChecks(s, append(networkChecks[:len(networkChecks):len(networkChecks)], unresolved(exempt)), s.Effect, path, f)
+	j.checks = newChecks(s, append(networkChecks[:len(networkChecks):len(networkChecks)], unresolved(exempt), unresolvedFamily(s.Outbound.AllowFamilies)), s.Effect, path, f)
 	j.strictest = strictest(lists, j.effect, j.checks)
 	if j.strictest == Disable {
 		return nil
@@ -141,10 +154,24 @@ func unresolved(exempt *prefixes) detector[NetworkSection] {
 				return ""
 			}
 			addr := canonicalAddr(ev.Addr.Addr())
-			if _, ok := exempt.match(addr); ok || addr.IsLoopback() {
+			if exempt.holds(addr) || addr.IsLoopback() {
 				return ""
 			}
 			return "no allowed lookup returned " + addr.String()
+		},
+	}
+}
+
+// unresolvedFamily is the same for sockets that need no lookup.
+func unresolvedFamily(allowed []string) detector[NetworkSection] {
+	return detector[NetworkSection]{
+		key: "outbound.unresolved", detection: DeniedFamily, kind: RawSocket, needs: NeedRawSockets,
+		effect: func(s *NetworkSection) *Effect { return s.Outbound.Unresolved },
+		holds: func(ev *Event) string {
+			if !slices.Contains(Families, ev.Proto) || slices.Contains(allowed, ev.Proto) {
+				return ""
+			}
+			return "no lookup returns addresses of " + ev.Proto
 		},
 	}
 }
@@ -206,7 +233,8 @@ func (j *networkJudge) judge(ev *Event) (Detection, string) {
 	if entry, ok := j.deny.match(addr); ok {
 		return DeniedIP, listed(addr.String(), addr.String(), entry)
 	}
-	if v4, ok := translated(addr); ok {
+	inner := embeddedIn(addr)
+	for _, v4 := range inner.addrs[:inner.n] {
 		if entry, ok := j.deny.match(v4); ok {
 			return DeniedIP, addr.String() + " leads to " + listed(v4.String(), v4.String(), entry)
 		}
@@ -215,7 +243,7 @@ func (j *networkJudge) judge(ev *Event) (Detection, string) {
 		return DeniedIP, addr.String() + ": " + listed(quoteDomain(name), name, entry)
 	}
 	if (j.allow != nil || j.allowNames != nil) && !addr.IsLoopback() {
-		if _, ok := j.allow.match(addr); !ok {
+		if !j.allow.holds(addr) {
 			if _, _, ok := j.allowNames.matchName(ev); !ok {
 				return DeniedIP, notListed(destination(addr, ev))
 			}
@@ -339,6 +367,15 @@ func (p *prefixes) match(a netip.Addr) (entry string, ok bool) {
 		return "", false
 	}
 	return p.sorted[low-1].entry, true
+}
+
+// holds reports whether a, or the address that it stands for, is covered.
+func (p *prefixes) holds(a netip.Addr) bool {
+	_, ok := p.match(a)
+	if v4 := Translated(a); !ok && v4 != a {
+		_, ok = p.match(v4)
+	}
+	return ok
 }
 
 // parsePrefix reads an address or a prefix in CIDR form. IPv4-mapped IPv6 is

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -71,6 +72,82 @@ func TestOutbound(t *testing.T) {
 			e := compile(t, Rule{Network: &NetworkSection{Effect: new(Prevent), Outbound: c.lists}})
 			check(t, e.Decide(outbound(c.dst)), c.found, c.reason)
 		})
+	}
+}
+
+// TestEmbedded judges addresses of IPv6 by those of IPv4 in them.
+func TestEmbedded(t *testing.T) {
+	const deny, miss = " is on the deny list", " is not on the allow list"
+	denied := OutboundSection{Deny: list("10.0.0.0/8")}
+	allowed := OutboundSection{Allow: list("10.0.0.0/8")}
+	leads := func(addr string) string { return addr + " leads to 10.1.2.3" + deny + " (10.0.0.0/8)" }
+	for _, c := range []struct {
+		name   string
+		lists  OutboundSection
+		addr   string
+		reason string // "" is allowed
+	}{
+		{"a translator's", denied, "64:ff9b::a01:203", leads("64:ff9b::a01:203")},
+		{"a local translator's, of 96 bits", denied, "64:ff9b:1:77::a01:203", leads("64:ff9b:1:77::a01:203")},
+		{"of 64 bits", denied, "64:ff9b:1:77:a:102:300:0", leads("64:ff9b:1:77:a:102:300:0")},
+		{"of 56 bits", denied, "64:ff9b:1:770a:1:203::", leads("64:ff9b:1:770a:1:203::")},
+		{"of 48 bits", denied, "64:ff9b:1:a01:2:300::", leads("64:ff9b:1:a01:2:300::")},
+		{"behind it", denied, "64:ff9b:2::a01:203", ""},
+		{"a stateless translator's", denied, "::ffff:0:a01:203", leads("::ffff:0:a01:203")},
+		{"compatible", denied, "::a01:203", leads("::a01:203")},
+		{"6to4", denied, "2002:a01:203:1::1", leads("2002:a01:203:1::1")},
+		{"a Teredo server's", denied, "2001:0:a01:203::1", leads("2001:0:a01:203::1")},
+		{"a Teredo host's", denied, "2001::f5fe:fdfc", leads("2001::f5fe:fdfc")},
+		{"ISATAP", denied, "fe80::5efe:a01:203", leads("fe80::5efe:a01:203")},
+		{"ISATAP, unique", denied, "2001:db8::200:5efe:a01:203", leads("2001:db8::200:5efe:a01:203")},
+		{"one that only looks so", denied, "2001:db8::a01:203", ""},
+		{"denied as it is written", OutboundSection{Deny: list("64:ff9b::/96")}, "64:ff9b::808:808", "64:ff9b::808:808" + deny + " (64:ff9b::/96)"},
+		{"loopback has none", OutboundSection{Deny: list("0.0.0.0/8")}, "::1", ""},
+
+		{"allowed by what it stands for", allowed, "64:ff9b::a01:203", ""},
+		{"not allowed by what it stands for", allowed, "64:ff9b::808:808", "64:ff9b::808:808" + miss},
+		{"a tunnel is not what is behind it", allowed, "2002:a01:203::1", "2002:a01:203::1" + miss},
+		{"a local translator may be any", allowed, "64:ff9b:1::a01:203", "64:ff9b:1::a01:203" + miss},
+		{"a translator's loopback is not ours", OutboundSection{Allow: list("192.0.2.1")}, "64:ff9b::7f00:1", "64:ff9b::7f00:1" + miss},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := compile(t, Rule{Network: &NetworkSection{Effect: new(Prevent), Outbound: c.lists}})
+			found := DeniedIP
+			if c.reason == "" {
+				found = NothingDetected
+			}
+			check(t, e.Decide(outbound("["+c.addr+"]:443")), found, c.reason)
+		})
+	}
+}
+
+// TestFamilies judges sockets that no address list knows.
+func TestFamilies(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		lists  OutboundSection
+		family string
+		found  Detection
+	}{
+		{"a list", OutboundSection{Deny: list("10.0.0.0/8")}, "vsock", DeniedFamily},
+		{"a list of ports", OutboundSection{DenyPorts: list("25")}, "can", DeniedFamily},
+		{"no list", OutboundSection{}, "vsock", NothingDetected},
+		{"allowed", OutboundSection{Allow: list("10.0.0.0/8"), AllowFamilies: list("vsock")}, "vsock", NothingDetected},
+		{"another allowed", OutboundSection{AllowFamilies: list("vsock")}, "rxrpc", DeniedFamily},
+		{"of a later kernel", OutboundSection{Allow: list("10.0.0.0/8")}, "unknown", DeniedFamily},
+		{"whole packets", OutboundSection{Allow: list("10.0.0.0/8")}, "raw", NothingDetected},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := compile(t, Rule{Network: &NetworkSection{Effect: new(Prevent), Outbound: c.lists}})
+			if v := e.Decide(&Event{Kind: RawSocket, Proto: c.family}); v.Detection != c.found || v.Allow != (c.found == NothingDetected) {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+	_, err := Compile(&Policy{Version: 1, Rules: []Rule{{Name: "r", Network: &NetworkSection{Effect: new(Prevent),
+		Outbound: OutboundSection{AllowFamilies: list("vsocks")}}}}}, Workload{})
+	if err == nil || !strings.Contains(err.Error(), `rules[0].network.outbound.allowFamilies[0]: "vsocks" is no family of sockets`) {
+		t.Error(err)
 	}
 }
 

@@ -89,7 +89,9 @@ const (
 // Detections that the audit format has no word for.
 const (
 	DeniedUnix Detection = "explicitlyDeniedUnixSocket"
-	Fileless   Detection = "filelessProcess"
+	// DeniedFamily is a socket whose addresses no list of destinations can name.
+	DeniedFamily Detection = "explicitlyDeniedSocketFamily"
+	Fileless     Detection = "filelessProcess"
 	// Rebinding is a public name that leads to a private address.
 	Rebinding Detection = "dnsRebinding"
 	// Tunnel is data carried out in names.

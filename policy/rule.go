@@ -154,6 +154,9 @@ type OutboundSection struct {
 	DenyNames  []string `yaml:"denyNames" json:"denyNames,omitzero"`
 	AllowPorts []string `yaml:"allowPorts" json:"allowPorts,omitzero"`
 	DenyPorts  []string `yaml:"denyPorts" json:"denyPorts,omitzero"`
+	// AllowFamilies are families of sockets whose addresses none of these lists
+	// can name, such as "vsock". Others are refused where any of them judges.
+	AllowFamilies []string `yaml:"allowFamilies" json:"allowFamilies,omitzero"`
 	// Unresolved is the effect on destinations that are neither on the allow
 	// list nor loopback, and that no allowed lookup returned.
 	Unresolved *Effect `yaml:"unresolved" json:"unresolved,omitzero"`

@@ -24,7 +24,7 @@ func TestTechniques(t *testing.T) {
 			}
 		}
 	}
-	none := []Detection{DeniedProcess, DeniedDNS, DeniedUnix, DeniedIP, DeniedOutboundPort, DeniedListenPort, DeniedFile, Unreadable, Custom}
+	none := []Detection{DeniedProcess, DeniedDNS, DeniedUnix, DeniedFamily, DeniedIP, DeniedOutboundPort, DeniedListenPort, DeniedFile, Unreadable, Custom}
 	check := func(d Detection) {
 		if (len(techniques[d]) == 0) != slices.Contains(none, d) {
 			t.Errorf("%s has %q", d, techniques[d])

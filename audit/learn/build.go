@@ -145,6 +145,7 @@ const (
 	outboundAllow   = ".network.outbound.allow"
 	outboundNames   = ".network.outbound.allowNames"
 	outboundPorts   = ".network.outbound.allowPorts"
+	families        = ".network.outbound.allowFamilies"
 	listenPorts     = ".network.listen.allowPorts"
 	unixAllow       = ".network.unix.allow"
 	filesAllow      = ".files.allow"
@@ -174,6 +175,8 @@ func list(r *policy.Rule, path string) *[]string {
 		return &r.Network.Outbound.AllowNames
 	case outboundPorts:
 		return &r.Network.Outbound.AllowPorts
+	case families:
+		return &r.Network.Outbound.AllowFamilies
 	case listenPorts:
 		return &r.Network.Listen.AllowPorts
 	case unixAllow:
@@ -232,7 +235,7 @@ func (b *builder) build() {
 		b.place(&b.obs[i])
 	}
 	b.widen()
-	for _, path := range []string{processesAllow, dnsAllow, outboundAllow, outboundNames, outboundPorts, listenPorts, unixAllow, filesAllow} {
+	for _, path := range []string{processesAllow, dnsAllow, outboundAllow, outboundNames, outboundPorts, families, listenPorts, unixAllow, filesAllow} {
 		entries := b.lists[path]
 		if len(entries) == 0 {
 			continue
@@ -301,6 +304,10 @@ func (b *builder) place(o *Observation) {
 		}
 	case policy.UnixConnect:
 		put(unixAllow, fileEntry(ev, ev.File.Path))
+	case policy.RawSocket:
+		if slices.Contains(policy.Families, ev.Proto) {
+			b.add(families, ev.Proto, o)
+		}
 	case policy.FileWrite:
 		if ev.File.Op == policy.OpWritten {
 			return
@@ -751,7 +758,7 @@ func (o *Observation) example() string {
 			what += " and " + ev.File.To
 		}
 	case policy.RawSocket:
-		what = "a socket for whole packets"
+		what = "a socket (" + ev.Proto + ")"
 	default:
 		what = strings.TrimSpace(ev.Call + " " + ev.Why)
 	}

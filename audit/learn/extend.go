@@ -31,9 +31,10 @@ func Extend(p *policy.Policy, recordings []*Recording) (additions []file.Additio
 			}
 		}
 		b.widen()
-		for _, path := range []string{processesAllow, dnsAllow, outboundAllow, outboundNames, outboundPorts, listenPorts, unixAllow, filesAllow} {
+		for _, path := range []string{processesAllow, dnsAllow, outboundAllow, outboundNames, outboundPorts, families, listenPorts, unixAllow, filesAllow} {
 			entries := b.lists[path]
-			if len(entries) == 0 || !has(&p.Rules[at], path) {
+			// What families may do is judged by other lists, too.
+			if len(entries) == 0 || path != families && !has(&p.Rules[at], path) {
 				continue
 			}
 			to := list(&p.Rules[at], path)

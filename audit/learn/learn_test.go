@@ -363,7 +363,7 @@ func randomEvents(rnd *rand.Rand, n int) []policy.Event {
 				ev.File.To = path()
 			}
 		case policy.RawSocket:
-			ev.Proto = pick("raw", "packet")
+			ev.Proto = pick("raw", "packet", "vsock", "can")
 		default:
 			ev.Section, ev.Call = policy.Section(1+rnd.IntN(4)), pick("execve", "connect")
 		}

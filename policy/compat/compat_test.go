@@ -250,7 +250,7 @@ func TestExportDropsNothing(t *testing.T) {
 
 func dropsNothing(t *testing.T, effect policy.Effect) {
 	entries := map[string]string{
-		"Scope": "a", "DNS": "a.test", "Allow": "10.0.0.0/8", "Deny": "10.0.0.0/8", "AllowNames": "a.test", "DenyNames": "a.test",
+		"Scope": "a", "DNS": "a.test", "Allow": "10.0.0.0/8", "Deny": "10.0.0.0/8", "AllowNames": "a.test", "DenyNames": "a.test", "AllowFamilies": "vsock",
 		"AllowPorts": "80", "DenyPorts": "80", "Malware": "md5:" + strings.Repeat("0", 32), "Trusted": "md5:" + strings.Repeat("0", 32),
 	}
 	entry := func(path []string) string {

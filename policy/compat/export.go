@@ -100,6 +100,7 @@ func (c *exporter) network(s *policy.NetworkSection, at string) *Network {
 	o := &s.Outbound
 	c.none(len(o.AllowNames) > 0, at+"outbound.allowNames")
 	c.none(len(o.DenyNames) > 0, at+"outbound.denyNames")
+	c.none(len(o.AllowFamilies) > 0, at+"outbound.allowFamilies")
 	if len(s.Unix.Allow)+len(s.Unix.Deny) > 0 {
 		c.own(at+"unix", s.Effect, s.Effect)
 	}
