@@ -68,7 +68,8 @@ type Defender struct {
 	ring    *audit.Ring   // nil: nothing is remembered
 	dryRun  *audit.DryRun // nil unless cfg.DryRun
 	ending  atomic.Bool
-	closed  atomic.Bool // the target was kept from a resolver's socket
+	closed  atomic.Bool  // the target was kept from a resolver's socket
+	looks   atomic.Int32 // at processes, that are not over
 	scans   scans
 	records records
 	written *written // nil without --file-monitoring
@@ -375,7 +376,7 @@ func (d *Defender) startTarget(path string) error {
 	stage := early.Stage()
 	bound, _ := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	cfg := supervisor.Config{Handler: d.handle, Levels: d.levels, NoNewPrivs: bound == 1, Exited: d.target.Exited,
-		WatchUnix: d.watchUnix, WatchFiles: d.needs(policy.NeedFileWrites | policy.NeedContent),
+		WatchUnix: d.watchUnix, Files: d.cfg.FileMonitoring, WatchFiles: d.needs(policy.NeedFileWrites | policy.NeedContent),
 		WatchFileTypes: d.needs(policy.NeedFileType),
 		WatchContent:   d.needs(policy.NeedContent),
 		WatchDigests:   d.needs(policy.NeedDigests),

@@ -75,10 +75,39 @@ func entered(all map[int]proc.Stat, pid int) bool {
 	return os.Getpid() == 1 && pid != 1 && !proc.Below(all, pid, 1)
 }
 
+// What a look at a process may take, and how many may take longer.
+const (
+	maxLook  = time.Second
+	maxStuck = 32
+)
+
+// look describes a process that does not stand in a call of its own. Its
+// arguments lie in its memory, which may never come (userfaultfd(2), a dead
+// disk): others shall be seen all the same, and it is judged by its path.
+func (d *Defender) look(pid int) policy.Process {
+	if d.looks.Add(1) <= maxStuck {
+		who := make(chan policy.Process, 1)
+		go func() {
+			defer d.looks.Add(-1)
+			who <- proc.Describe(pid)
+		}()
+		select {
+		case who := <-who:
+			return who
+		case <-time.After(maxLook):
+		}
+	} else {
+		d.looks.Add(-1)
+	}
+	who := proc.Brief(pid)
+	who.Command = []string{who.Path}
+	return who
+}
+
 // observed judges a running process and records what a rule says of it. It
 // reports whether there was anything to judge.
 func (d *Defender) observed(pid int) bool {
-	who := proc.Describe(pid)
+	who := d.look(pid)
 	if who.Path == "" || len(who.Command) == 0 || pid == early.Stage().PID() && who.Path == proc.Brief(os.Getpid()).Path {
 		return false
 	}

@@ -71,6 +71,17 @@ func TestOwnFilter(t *testing.T) {
 	}
 }
 
+// TestTyping is a known limit: who has a terminal may type into it, where the
+// kernel lets him alone. We read none.
+func TestTyping(t *testing.T) {
+	t.Parallel()
+	native := run{}.native(t, victim("tty"))
+	r := run{policy: denyProgram}.protected(t, victim("tty"))
+	if r.out != native.out || r.status != native.status || !strings.HasPrefix(native.out, "type: ") {
+		t.Errorf("alone: %q %s, protected: %q %s", native.out, native.err, r.out, r.err)
+	}
+}
+
 // TestStrictMode is a known difference: who has a filter cannot enter seccomp's
 // first mode. What it would have lost it has lost already.
 func TestStrictMode(t *testing.T) {

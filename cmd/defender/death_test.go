@@ -217,6 +217,43 @@ func TestOutOfMemory(t *testing.T) {
 	}
 }
 
+// TestKilledGroup has a target leave the control group that the Defender is in,
+// and kill all of that.
+func TestKilledGroup(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	needTool(t, "setsid")
+	outer, inner := controlGroups(t)
+	join := []string{"sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, inner}
+	argv := []string{"sh", "-c", `echo $$ >"$0/cgroup.procs"
+setsid sh -c 'echo 1 >"$0/cgroup.kill"; "$1"; sleep 0.1; "$1"; echo end' "$1" "$2" & wait`, outer, inner, victim("prog-d")}
+	if native := (run{}).native(t, append(slices.Clone(join), argv...)...); native.out != "prog-d ran\nprog-d ran\nend\n" {
+		t.Skipf("needs control groups: %q %s", native.out, native.err)
+	}
+	r := run{policy: denyProgram, wrap: join}.protected(t, argv...)
+	if strings.Contains(r.out, "ran") || r.status != 137 {
+		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
+	}
+}
+
+// controlGroups makes a group and one in it.
+func controlGroups(t *testing.T) (outer, inner string) {
+	t.Helper()
+	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		outer = filepath.Join(root, fmt.Sprintf("defender-test-%d-%d", os.Getpid(), runs.Add(1)))
+		inner = filepath.Join(outer, "inner")
+		if os.MkdirAll(inner, 0o755) != nil {
+			continue
+		}
+		t.Cleanup(func() { _ = os.Remove(inner); _ = os.Remove(outer) })
+		if _, err := os.Stat(filepath.Join(inner, "cgroup.kill")); err == nil {
+			return outer, inner
+		}
+	}
+	t.Skip("needs control groups that may be killed (Linux 5.14)")
+	return "", ""
+}
+
 // stop brings the victim load to its end.
 func stop(t *testing.T, end string) {
 	t.Helper()

@@ -48,6 +48,30 @@ func TestObserve(t *testing.T) {
 	}
 }
 
+// TestObserveStuck has a process whose arguments never come to whoever reads
+// them: those that start later are seen.
+func TestObserveStuck(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	if traced {
+		t.Skip("is about another level")
+	}
+	const script = `"$0" argv | { read line; echo "$line"; while [ ! -e go ]; do sleep 0.05; done; exec tail -f /dev/null; }`
+	p := run{policy: "version: 1\nrules:\n  - name: r\n    processes: {effect: alert, deny: [tail]}\n", dir: workDir(t, 0),
+		flags: []string{"--supervisor", "observe"}}.startProtected(t, "sh", "-c", script, victim("fault"))
+	waitFor(t, func() bool { return p.out.String() != "" })
+	if p.out.String() == "unsupported\n" {
+		t.Skip("needs /dev/userfaultfd")
+	}
+	time.Sleep(time.Second) // it is looked at four times a second
+	give(t, p.dir, map[string][]byte{"go": nil})
+	if rec := awaitRecord(t, p); rec.Level != "observed" || rec.Command != "tail -f /dev/null" {
+		t.Errorf("%+v", rec)
+	}
+	_ = p.cmd.Process.Kill()
+	end(p.mark)
+}
+
 // TestEntered starts a process in the container from outside, as ECS Exec
 // does: no filter of ours stops it, but it is told.
 func TestEntered(t *testing.T) {

@@ -71,6 +71,11 @@ func TestExecWays(t *testing.T) {
 		{"vfork", ran, refused},
 		{"spawn", ran, refused},
 		{"traced", ran, refused}, // even if allowed, see TestDebugger
+		{"map-files", ran, refused},
+		{"open-tree", ran, refused},
+		{"dispatch", ran, refused},
+		{"turned", ran, refused},
+		{"turned-at-filter", ran, refused},
 		{"setuid", ran, refused},
 		{"setuid-again", ran, refused},
 		{"check", "check: ok\n", "check: ok\n"}, // only asks: nothing runs
@@ -78,21 +83,29 @@ func TestExecWays(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.way, func(t *testing.T) {
 			t.Parallel()
-			if strings.HasPrefix(test.way, "setuid") {
+			switch test.way {
+			case "setuid", "setuid-again", "map-files", "open-tree":
 				needRoot(t)
 			}
 			if test.way == "traced" && traced {
 				test.protected = "traceme: EPERM\n" + refused // a process has one tracer
 			}
+			turned := strings.HasPrefix(test.way, "turned") // of what its own tracer traces, see TestDebugger
 			native := run{}.native(t, victim("exec"), test.way, victim("prog-d"))
-			if test.way == "check" && native.out == "check: EINVAL\n" {
+			switch {
+			case test.way == "check" && native.out == "check: EINVAL\n":
 				t.Skip("needs Linux 6.14, for AT_EXECVE_CHECK")
+			case test.way == "dispatch" && native.out == "" && strings.Contains(native.err, "prctl"):
+				t.Skip("needs Linux 5.11, and an x86 processor, for syscall user dispatch")
 			}
 			needExec(t, native)
 			if native.out != test.native {
 				t.Errorf("alone: %q%s, want %q", native.out, native.err, test.native)
 			}
 			r := run{policy: denyProgram}.protected(t, victim("exec"), test.way, victim("prog-d"))
+			if turned && traced {
+				test.protected = "seize: EPERM\n" + "exec: EPERM\n"
+			}
 			if r.out != test.protected {
 				t.Errorf("protected: %q%s (status %d), want %q", r.out, r.err, r.status, test.protected)
 			}
@@ -100,16 +113,19 @@ func TestExecWays(t *testing.T) {
 			if test.way == "traced" {
 				n += len(r.of("unreadableCall"))
 			}
+			if turned && traced {
+				return // nobody turns anything
+			}
 			if strings.HasSuffix(test.protected, refused) && n == 0 || test.way == "check" && n != 0 {
 				t.Errorf("%d audits of a denied process: %+v", n, r.records)
 			}
-			if test.way == "traced" {
+			if test.way == "traced" || turned {
 				return
 			}
 			// What is allowed works in the same way, for everybody.
 			want := strings.ReplaceAll(test.native, "prog-d", "prog-a")
 			for _, as := range []run{{}, {wrap: []string{"taskset", "-c", "0"}}, {uid: 1000}} {
-				if as.uid != 0 && (os.Getuid() != 0 || strings.HasPrefix(test.way, "setuid")) {
+				if as.uid != 0 && (os.Getuid() != 0 || strings.HasPrefix(test.way, "setuid") || test.way == "map-files" || test.way == "open-tree") {
 					continue
 				}
 				as.policy = denyProgram
@@ -838,16 +854,102 @@ func TestBlockingConnect(t *testing.T) {
 	}
 }
 
-// TestStuckRead has the supervisor read memory that does not come.
+// TestStuckRead has the supervisor read memory and files that do not come, for
+// the target serves them itself: other calls are answered.
 func TestStuckRead(t *testing.T) {
 	t.Parallel()
-	needNotify(t, "it reads on the one thread that answers")
-	native := run{}.native(t, victim("fault"))
-	if native.out == "unsupported\n" {
-		t.Skip("needs /dev/userfaultfd")
+	for how, arg := range map[string]string{
+		"page": "", "path": "", "message": "", "fuse-page": "", "fuse-file": "", "fifo": loader, "lease": "leased", "many": "",
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			dir := workDir(t, 0)
+			if arg == "leased" {
+				program, err := os.ReadFile(victim("prog-a"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				arg = filepath.Join(dir, arg)
+				give(t, dir, map[string][]byte{"leased": program})
+			}
+			argv := []string{victim("fault"), how, arg}
+			native := run{}.native(t, argv...)
+			if native.out == "unsupported\n" {
+				t.Skip("needs /dev/userfaultfd, /dev/fuse and mounts")
+			}
+			for _, flags := range [][]string{nil, monitoring} {
+				policy := denyNetwork("127.0.0.2") + "    processes: {effect: prevent, deny: [prog-d]}\n    files: {effect: prevent, deny: [/nowhere]}\n"
+				if r := (run{policy: policy, flags: flags}).protected(t, argv...); r.out != "exec: ok\n" || r.out != native.out {
+					t.Errorf("alone: %q, protected: %q %s", native.out, r.out, r.err)
+				}
+			}
+		})
 	}
-	if r := (run{policy: denyNetwork("127.0.0.2")}).protected(t, victim("fault")); r.out != "exec: ok\n" || r.out != native.out {
-		t.Errorf("alone: %q, protected: %q %s", native.out, r.out, r.err)
+}
+
+// TestLeased has a program judged that another process has a lease on: it is
+// not taken for another one because it cannot be read at once.
+func TestLeased(t *testing.T) {
+	t.Parallel()
+	busybox := needTool(t, "busybox")
+	dir := workDir(t, 0)
+	program, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "innocent")
+	give(t, dir, map[string][]byte{"innocent": program})
+	argv := []string{victim("fault"), "leased-again", name, "busybox", "mkdir", "made"}
+	did := func(r result) bool { _, err := os.Stat(filepath.Join(r.dir, "made")); return err == nil }
+	if r := (run{}).native(t, argv...); r.out == "unsupported\n" || !did(r) {
+		t.Skipf("needs leases: %q %s", r.out, r.err)
+	}
+	policy := strings.ReplaceAll(denyProgram, "prog-d", "mkdir")
+	if r := (run{policy: policy}).protected(t, argv...); did(r) || len(r.of("explicitlyDeniedProcess"))+len(r.of("unreadableCall"))+len(r.of("swappedProcess")) == 0 {
+		t.Errorf("made %v: %q %s, audits %+v", did(r), r.out, r.err, r.records)
+	}
+}
+
+// TestOtherFamilies makes a socket of each family that there is: where
+// destinations are listed, those whose addresses no list can name are refused.
+func TestOtherFamilies(t *testing.T) {
+	t.Parallel()
+	const count = 64
+	judged := map[int]bool{}
+	for f := range count { // linux/socket.h
+		switch f {
+		case 0, unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_KEY, unix.AF_PACKET, unix.AF_RDS, unix.AF_ALG,
+			unix.AF_KCM, unix.AF_SMC, unix.AF_XDP:
+		default:
+			judged[f] = true
+		}
+	}
+	for _, above := range []string{"0", "7"} { // what the kernel does not look at
+		argv := []string{victim("net"), "families", fmt.Sprint(count), above}
+		native := run{}.native(t, argv...)
+		lines := strings.SplitAfter(native.out, "\n")
+		if len(lines) != count+1 {
+			t.Fatalf("alone: %q %s", native.out, native.err)
+		}
+		want := func(allowed int) string {
+			list := append([]string(nil), lines...)
+			for f := range judged {
+				if f != allowed {
+					list[f] = fmt.Sprintf("%d socket: EACCES\n", f)
+				}
+			}
+			return strings.Join(list, "")
+		}
+		for _, test := range []struct{ policy, want string }{
+			{"", native.out},
+			{denyNetwork("127.0.0.2"), want(-1)},
+			{"version: 1\nrules:\n  - name: r\n    network: {effect: prevent, outbound: {allow: [10.0.0.0/8], allowFamilies: [vsock]}}\n", want(unix.AF_VSOCK)},
+		} {
+			r := run{policy: test.policy}.protected(t, argv...)
+			if r.out != test.want || (len(r.of("explicitlyDeniedSocketFamily")) == 0) != (test.policy == "") {
+				t.Errorf("%s\ngot  %q %s\nwant %q", test.policy, r.out, r.err, test.want)
+			}
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,6 +51,10 @@ func (s *Supervisor) exec(c *Call) {
 	if err == nil {
 		c.slow() // its file is read, and its start waited for
 		c.Program, err = c.program(f, typed)
+		for errors.Is(err, errLeased) && !c.onTracer() && c.pending() == nil {
+			time.Sleep(10 * time.Millisecond)
+			c.Program, err = c.program(f, typed)
+		}
 		f.close()
 	}
 	if err != nil {
@@ -135,7 +140,7 @@ func (s *Supervisor) exited(pid int, status unix.WaitStatus) {
 func (c *Call) verify(pid int, r Reply) *Program {
 	st, err := statProc(pid, "exe")
 	if err != nil {
-		if _, gone := sys.EventMsg(pid); gone != nil {
+		if !c.stands(pid) {
 			return nil // killed in its stop: nothing runs
 		}
 		// A program that nobody may read leaves a process that we may not look
@@ -194,7 +199,7 @@ func (c *Call) sameContent(pid int) bool {
 	if err != nil {
 		return false
 	}
-	if is, _ := c.s.natures.of(f, head); is != c.Program.nature {
+	if is, _, err := c.s.natures.of(f, head); err != nil || is != c.Program.nature {
 		return false
 	}
 	if c.Program.digest != "" && c.s.natures.sha256(f) != c.Program.digest {

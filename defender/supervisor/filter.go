@@ -60,14 +60,16 @@ func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
 	if by == ByPtrace {
 		b.stop = seccomp.ActTrace.SetReturnCode(traceMark)
 		b.onlyTracer()
+		b.tellHolders(files)
 	}
 	for _, name := range []string{"execve", "execveat", "connect", "sendmsg", "sendmmsg", "bind", "listen"} {
 		b.add(b.stop, name)
 	}
 	b.add(b.stop, "sendto", arg(4, seccomp.CompareNotEqual, 0))
-	for _, family := range []int{unix.AF_PACKET, unix.AF_XDP} {
+	for family := range families {
 		b.add(b.stop, "socket", isInt(0, family))
 	}
+	b.add(b.stop, "socket", arg(0, seccomp.CompareGreaterEqual, maxFamily))
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		for _, kind := range []uint64{unix.SOCK_RAW, unix.SOCK_PACKET} {
 			b.add(b.stop, "socket", isInt(0, family), masked(1, sockTypeMask, kind))
@@ -208,6 +210,32 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 // traceMark is in every stop that our filter asks for (PTRACE_GETEVENTMSG): a
 // filter of the target's own may ask for a tracer as well.
 const traceMark = 0x4465
+
+// holders are calls by which a target may come to hold back what we read of it,
+// its memory or its files, for as long as it likes: page faults and file
+// systems served by itself (userfaultfd(2), fuse(4)), files that it is asked
+// about first (fcntl(2), F_SETLEASE; fanotify(7)).
+var holders = map[int32]bool{
+	unix.SYS_USERFAULTFD: true, unix.SYS_IOCTL: true, unix.SYS_MOUNT: true, unix.SYS_FSMOUNT: true, unix.SYS_MOVE_MOUNT: true,
+	unix.SYS_FCNTL: true, unix.SYS_FANOTIFY_INIT: true,
+}
+
+// tellHolders asks about them, not to judge them but for the tracer to take care: it is one thread. A
+// listener has others that go on.
+func (b *builder) tellHolders(files bool) {
+	const userfaultfdNew = 0xaa00 // USERFAULTFD_IOC_NEW of /dev/userfaultfd
+	for nr := range holders {
+		switch _, changes := changes[nr]; {
+		case nr == unix.SYS_IOCTL:
+			b.addNR(b.stop, nr, isInt(1, userfaultfdNew))
+		case nr == unix.SYS_FCNTL:
+			b.addNR(b.stop, nr, isInt(1, unix.F_SETLEASE))
+		case changes && files: // it is asked about anyway
+		default:
+			b.addNR(b.stop, nr)
+		}
+	}
+}
 
 // onlyTracer lets nobody answer in our place.
 //

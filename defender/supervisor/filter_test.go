@@ -119,6 +119,11 @@ func TestFilter(t *testing.T) {
 		{"an option's value", unix.SYS_GETSOCKOPT, []uint64{3, unix.IPPROTO_IP, unix.IP_OPTIONS, 0x1000, 0x2000}, allow},
 		{"a socket", unix.SYS_SOCKET, []uint64{unix.AF_INET6, unix.SOCK_STREAM | unix.SOCK_NONBLOCK, 0}, allow},
 		{"a netlink socket", unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, 0}, allow},
+		{"a Unix socket", unix.SYS_SOCKET, []uint64{unix.AF_UNIX, unix.SOCK_STREAM, 0}, allow},
+		{"a socket to the hypervisor", unix.SYS_SOCKET, []uint64{unix.AF_VSOCK, unix.SOCK_STREAM, 0}, stop},
+		{"the same with a full register", unix.SYS_SOCKET, []uint64{high | unix.AF_VSOCK, unix.SOCK_STREAM, 0}, stop},
+		{"a socket over UDP by the kernel", unix.SYS_SOCKET, []uint64{unix.AF_RXRPC, unix.SOCK_DGRAM, 2}, stop},
+		{"a socket of a later kernel", unix.SYS_SOCKET, []uint64{46, unix.SOCK_DGRAM, 0}, stop},
 		{"io_uring_setup", unix.SYS_IO_URING_SETUP, nil, enosys},
 
 		{"kill of the supervisor", unix.SYS_KILL, []uint64{supervisor, 15}, stop},
@@ -163,6 +168,14 @@ func TestFilter(t *testing.T) {
 		if got, want := ask(t, prog, nativeArch, unix.SYS_PTRACE, unix.PTRACE_SEIZE, 4002), map[Backend]uint32{ByNotify: allow, ByPtrace: eperm}[by]; got != want {
 			t.Errorf("%s, tracing: %#x, want %#x", by, got, want)
 		}
+		for what, args := range map[int][]uint64{
+			unix.SYS_USERFAULTFD: nil, unix.SYS_MOUNT: nil, unix.SYS_FSMOUNT: nil, unix.SYS_FANOTIFY_INIT: nil,
+			unix.SYS_IOCTL: {3, high | 0xaa00}, unix.SYS_FCNTL: {3, unix.F_SETLEASE, unix.F_WRLCK},
+		} {
+			if got, want := ask(t, prog, nativeArch, what, args...), map[Backend]uint32{ByNotify: allow, ByPtrace: trace}[by]; got != want {
+				t.Errorf("%s, call %d, by which the target may hold things back: %#x, want %#x", by, what, got, want)
+			}
+		}
 		want := map[Backend]uint32{ByNotify: allow, ByPtrace: ebusy}[by]
 		for _, flags := range []uint64{unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, 0x1f, high | 8} {
 			if got := ask(t, prog, nativeArch, unix.SYS_SECCOMP, high|unix.SECCOMP_SET_MODE_FILTER, flags, 4); got != want {
@@ -184,7 +197,7 @@ func TestFilterLeavesAlone(t *testing.T) {
 		unix.SYS_EXIT, unix.SYS_EXIT_GROUP, unix.SYS_RT_SIGRETURN, unix.SYS_RESTART_SYSCALL, unix.SYS_FUTEX,
 		unix.SYS_CLOSE, unix.SYS_CLONE, unix.SYS_CLONE3, unix.SYS_WAIT4, unix.SYS_WAITID, unix.SYS_READ, unix.SYS_WRITE,
 		unix.SYS_OPENAT, unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_BRK, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGACTION,
-		unix.SYS_GETPID, unix.SYS_CLOCK_GETTIME, unix.SYS_NANOSLEEP, unix.SYS_SOCKET, unix.SYS_RECVMSG, unix.SYS_PPOLL,
+		unix.SYS_GETPID, unix.SYS_CLOCK_GETTIME, unix.SYS_NANOSLEEP, unix.SYS_SOCKETPAIR, unix.SYS_RECVMSG, unix.SYS_PPOLL,
 	} {
 		for _, args := range [][]uint64{nil, {4001, 9, 9, 9, 9, 9}, {^uint64(0), 9, 9, 9, 9, 9}} {
 			if got := ask(t, prog, nativeArch, nr, args...); got != allow {

@@ -270,7 +270,7 @@ func TestNature(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, _ := known.of(f, head); got != test.want {
+			if got, _, _ := known.of(f, head); got != test.want {
 				t.Errorf("%s as %s: %+v, want %+v", test.program, path, got, test.want)
 			}
 			f.close()
@@ -291,7 +291,7 @@ func TestNature(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, _ := known.of(f, head); got != (nature{}) {
+		if got, _, _ := known.of(f, head); got != (nature{}) {
 			t.Errorf("%s overwritten: %+v", test.program, got)
 		}
 		f.close()

@@ -72,7 +72,7 @@ func (n *natures) once(f *file, what any, find func(io.Reader) (any, error)) (re
 	if lasts {
 		return result, true, nil
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	fd, err := openToRead(f)
 	if err != nil {
 		return nil, false, err
 	}
@@ -157,18 +157,22 @@ func (n *natures) sha256(f *file) string {
 
 // of returns the nature of f, and whether it lasts as long as the version of f
 // does. Its name counts as well, for a file that cannot be read, or is no ELF
-// file at all.
-func (n *natures) of(f *file, head []byte) (is nature, lasts bool) {
+// file at all. Who has a lease on it is waited for: the kernel's own open will
+// find it readable.
+func (n *natures) of(f *file, head []byte) (is nature, lasts bool, err error) {
 	base := path.Base(f.path)
 	if bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
 		got, known, err := n.once(f, natureOf, func(r io.Reader) (any, error) { return readNature(r, f.stat.Size), nil })
+		if errors.Is(err, errLeased) {
+			return is, false, err
+		}
 		if err == nil {
 			is, lasts = got.(nature), known
 		}
 	}
 	is.loader = is.loader || isLoader(base)
 	is.multiCall = is.multiCall || isMultiCall(base)
-	return is, lasts
+	return is, lasts, nil
 }
 
 // natureOf is what a nature is known by.

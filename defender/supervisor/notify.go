@@ -62,6 +62,13 @@ func Notify(listener int, cfg Config) *Supervisor {
 	return s
 }
 
+// maxReceivers leaves threads for the target, as maxBlocked does: what a target
+// serves by itself may keep every receiver that reads it. Beyond that calls
+// fail with EAGAIN.
+var maxReceivers = sync.OnceValue(func() int { return receivable(threadLimit()) })
+
+func receivable(threads uint64) int { return int(max(8, min(early.Slots-32, threads/3))) }
+
 // maxParked is how many receivers are kept for later.
 const maxParked = 8
 
@@ -73,11 +80,22 @@ func (b *notify) start() {
 }
 
 func (b *notify) close() {
-	stop := make(chan struct{})
-	go func() { b.wg.Wait(); close(stop) }()
+	ended, stop := make(chan struct{}), make(chan struct{})
+	go func() { b.wg.Wait(); close(ended) }()
+	go func() {
+		defer close(stop)
+		select {
+		case <-ended:
+		case <-time.After(maxEnd):
+		}
+	}()
 	b.threads.interruptUntil(stop)
 	unix.Close(b.listener)
 }
+
+// maxEnd is how long receivers are waited for when the target has ended: one
+// may still read what never comes, and nothing but our own end wakes it.
+const maxEnd = 5 * time.Second
 
 // pass gives the lead to another receiver, if this one has it.
 func (l *lead) pass() {
@@ -172,6 +190,11 @@ func (b *notify) receive() {
 			return // the listener is closed, or nobody is left to listen to
 		}
 		b.calls.Add(1)
+		if early.Slots-len(b.slots) > maxReceivers() {
+			_ = sys.Send(b.listener, &sys.Resp{ID: n.ID, Error: -int32(unix.EAGAIN)})
+			clear(buf)
+			continue
+		}
 		b.leader.Store(l)
 		if !b.guarded.Load() && b.guarded.CompareAndSwap(false, true) {
 			go b.guard()
@@ -331,6 +354,7 @@ func (b *notify) verified(c *Call, r Reply) Outcome {
 	sent := c.proceed()
 	_ = sys.Interrupt(c.TID)
 	h.interrupted.Store(true)
+	close(h.settled)
 	pid, status, err := sys.WaitTracee()
 	b.let(c.TID, h) // before it runs on, and calls again
 	out := Outcome{Level: Verified, Err: sent}
@@ -358,23 +382,40 @@ func (b *notify) verified(c *Call, r Reply) Outcome {
 }
 
 // hold is one receiver's trace of a caller, until the caller has stopped.
-type hold struct{ interrupted, over atomic.Bool }
+type hold struct {
+	settled           chan struct{} // closed once it is known whether the caller will stop
+	interrupted, over atomic.Bool   // it will; it has, or never will
+}
+
+// maxHold is how long a call waits for a receiver that is about to interrupt
+// its caller. That takes it three calls of the kernel, none of which blocks: the
+// seizing could, on another exec of the process, but comes before its answer,
+// and so before this call. It is exceeded on a machine on which we do not run.
+const maxHold = time.Second
 
 // hold makes the caller ours to trace. It reports false if another receiver
 // still has it, and then has the call made again: an exec that fails at once,
 // such as that of a text without an interpreter's name, is followed by the next
 // before the first is seen to have failed, and its receiver waits for a stop
-// that cannot come while we have the call.
+// that cannot come while we have the call. Where that takes too long the call
+// fails with EAGAIN.
 func (b *notify) hold(c *Call) (*hold, bool) {
-	h := new(hold)
+	h := &hold{settled: make(chan struct{})}
+	var late <-chan time.Time
 	for {
 		had, ok := b.holds.LoadOrStore(c.TID, h)
 		if !ok {
 			return h, true
 		}
 		other := had.(*hold)
-		for !other.interrupted.Load() && !other.over.Load() {
-			time.Sleep(20 * time.Microsecond) // it is about to
+		if late == nil {
+			late = time.After(maxHold)
+		}
+		select {
+		case <-other.settled:
+		case <-late:
+			_ = c.refuse(unix.EAGAIN)
+			return nil, false
 		}
 		if !other.over.Load() {
 			// With the interrupt waiting the kernel looks at the result, and
@@ -388,6 +429,9 @@ func (b *notify) hold(c *Call) (*hold, bool) {
 func (b *notify) let(tid int, h *hold) {
 	b.holds.Delete(tid)
 	h.over.Store(true)
+	if !h.interrupted.Load() {
+		close(h.settled)
+	}
 }
 
 // errRestartNoIntr is ERESTARTNOINTR of the kernel: the call starts again

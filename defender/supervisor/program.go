@@ -119,7 +119,10 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 	}
 	c.facts(p, at, true)
 	p.elf = p.hidden || bytes.HasPrefix(head, []byte("\x7fELF"))
-	is, lasts := c.s.natures.of(at, head)
+	is, lasts, err := c.s.natures.of(at, head)
+	if err != nil {
+		return nil, errUnreadable(err)
+	}
 	p.Foreign, p.nature, p.lasts = is.foreign, is, lasts
 	if n := len(p.Digests); n > 0 {
 		p.digest = p.Digests[n-1]
@@ -137,7 +140,9 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 		if c.argvCut {
 			return nil, errUnreadable(errors.New("more arguments than can be judged for a program that takes its function from them"))
 		}
-		c.behind(p, is, command)
+		if err := c.behind(p, is, command); err != nil {
+			return nil, err
+		}
 	}
 	return p, nil
 }
@@ -179,31 +184,43 @@ func (e *Executable) Once(what any, find func(io.Reader) (any, error)) (any, err
 
 // behind tells which function of a multi-call binary, or which program behind
 // a loader, the arguments name: that program may be a multi-call binary again.
-func (c *Call) behind(p *Program, is nature, command []string) {
+func (c *Call) behind(p *Program, is nature, command []string) error {
 	if is.loader {
 		argv := loaded(command)
 		if argv == nil {
-			return
+			return nil
 		}
 		p.Loaded = absolute(c.TID, unix.AT_FDCWD, argv[0])
 		f, err := lookup(c.TID, c.PID, unix.AT_FDCWD, argv[0])
 		if err != nil {
-			return // nothing will run
+			return nil // nothing will run
 		}
 		defer f.close()
 		p.Loaded = f.path
 		c.facts(p, f, false)
 		c.look(p, f)
-		head, err := readHead(f)
-		if err != nil {
-			return
+		if f.stat.Mode&unix.S_IFMT != unix.S_IFREG {
+			return nil // of a pipe nothing can be loaded
 		}
-		if is, _ := c.s.natures.of(f, head); !is.multiCall {
-			return
+		head, err := readHead(f)
+		if err == nil {
+			is, _, err = c.s.natures.of(f, head)
+		}
+		if err != nil || !is.multiCall {
+			return leased(err)
 		}
 		command = argv[1:]
 	}
 	p.Applet = applet(command)
+	return nil
+}
+
+// leased returns err if it is that of a lease.
+func leased(err error) error {
+	if errors.Is(err, errLeased) {
+		return errUnreadable(errLeased)
+	}
+	return nil
 }
 
 // executable returns the errno of an exec of something that is no program.
@@ -219,7 +236,7 @@ func executable(f *file) error {
 // read: then it can be no script, for no interpreter of the same user could
 // read it either.
 func readHead(f *file) ([]byte, error) {
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	fd, err := openToRead(f)
 	if errors.Is(err, unix.EACCES) {
 		return nil, nil
 	}
@@ -233,6 +250,21 @@ func readHead(f *file) ([]byte, error) {
 		return nil, errUnreadable(err)
 	}
 	return head[:n], nil
+}
+
+// errLeased means that another process has a lease on a file, and the kernel
+// has asked it to let go (fcntl(2), F_SETLEASE). An open that waits, waits for
+// up to 45 seconds.
+var errLeased = errors.New("another process has a lease on it")
+
+// openToRead opens f, and waits neither for the holder of a lease nor for the
+// other end of a pipe.
+func openToRead(f *file) (int, error) {
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.EAGAIN) {
+		err = errLeased
+	}
+	return fd, err
 }
 
 // shebang splits a #! line as the kernel does (fs/binfmt_script.c): the

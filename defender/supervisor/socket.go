@@ -119,7 +119,7 @@ func (s *Supervisor) sendmmsg(c *Call) {
 	at, count, sent := c.arg(1), min(int(uint32(c.arg(2))), maxIovecs), 0
 	var errno syscall.Errno
 	for ; sent < count && errno == 0; sent++ {
-		one := &Call{s: s, regs: c.regs, id: c.id, task: c.task, pids: c.pids, TID: c.TID, pid: c.pid, word: c.word, Op: Send, Name: c.Name,
+		one := &Call{s: s, regs: c.regs, id: c.id, task: c.task, worker: c.worker, aside: c.aside, pids: c.pids, TID: c.TID, pid: c.pid, word: c.word, Op: Send, Name: c.Name,
 			socket: c.socket, kind: c.kind, part: true}
 		var m sys.Message
 		s.send(one, &m, flags, one.readMessage(&m, at))

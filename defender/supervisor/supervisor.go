@@ -75,7 +75,7 @@ type Call struct {
 	// Of Connect and Send: where to, in canonical form. Of Bind and Listen:
 	// the socket's own address. Addr is not valid for a message without a
 	// destination, and for a Unix socket, which has a File.
-	Network string // "tcp", "udp", NetworkUnix, "ip" for others, "" if nobody knows; of RawSocket "raw" or "packet"
+	Network string // "tcp", "udp", NetworkUnix, "ip" for others, "" if nobody knows; of RawSocket "raw", "packet" or a family's name
 	Addr    netip.AddrPort
 	Path    string
 
@@ -90,6 +90,7 @@ type Call struct {
 	lead     *lead  // of the receiver; nil without one
 	task     *task  // of the tracer; nil without one
 	worker   bool   // a goroutine that is not the tracer's has the call
+	aside    bool   // and had it from its beginning
 	pids     pids
 	pid      int // 0 until asked for
 	word     int // size of a pointer in the target
@@ -123,7 +124,9 @@ type Config struct {
 	// WatchUnix reports whether connects to Unix sockets are to be described;
 	// nil never.
 	WatchUnix func() bool
-	// WatchFiles is that for changes to files; the filter must ask about them.
+	// Files says that the filter asks about changes to files.
+	Files bool
+	// WatchFiles is WatchUnix for them.
 	WatchFiles func() bool
 	// WatchFileTypes reports whether Type and Born of files are to be found.
 	WatchFileTypes func() bool
@@ -226,7 +229,7 @@ func (s *Supervisor) dispatch(c *Call) {
 			s.change(c, ch)
 		}
 	}
-	if !c.replied && !c.worker {
+	if !c.replied && (!c.worker || c.aside) {
 		// A handler that forgot, or a call that the filter should not have
 		// sent here: refuse.
 		_ = c.refuse(unix.EACCES)

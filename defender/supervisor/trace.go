@@ -20,7 +20,8 @@ import (
 // thread that forked the target hears of its end. Both are the first thread of
 // the process, which [Supervisor.Run] keeps: it waits, judges and answers,
 // one call after the other. What may block runs on a goroutine, and its answer
-// comes back to this thread.
+// comes back to this thread. So does all of a call once the target may hold
+// back what we read of it (see holders): others' calls shall not wait for that.
 //
 // If we die, the kernel kills every tracee (PTRACE_O_EXITKILL): without a
 // tracer their calls would fail with ENOSYS.
@@ -30,6 +31,9 @@ type tracer struct {
 	pids    pids
 	thread  int
 	stopped func(pid int)
+
+	holds  bool         // the target may hold back what we read
+	asides atomic.Int64 // calls that goroutines have
 
 	mu   sync.Mutex
 	done []func() // of the goroutines, to be run on our thread
@@ -44,8 +48,10 @@ type task struct {
 	// Job control has stopped other threads of its process, and waits for it.
 	halted atomic.Bool
 
-	launched func(loaded bool, pid int) // an exec that runs
-	restart  bool                       // its call starts again from the exit stop
+	// launched is told of an exec that runs. It returns false if it lets the
+	// thread go by itself, later.
+	launched func(loaded bool, pid int) bool
+	restart  bool // its call starts again from the exit stop
 }
 
 // Trace returns a supervisor that traces. stopped is told of a process that
@@ -117,8 +123,9 @@ func (b *tracer) event(tid int, status unix.WaitStatus) {
 				b.tasks[tid] = t
 			}
 		}
-		b.settleLaunch(t, true, tid)
-		_ = sys.Cont(tid, 0)
+		if b.settleLaunch(t, true, tid) {
+			_ = sys.Cont(tid, 0)
+		}
 	case event == sys.EventExit:
 		// When another thread execs, it takes over the number of the first. We
 		// must not answer the one and meet the other, with its registers and
@@ -163,17 +170,56 @@ func (b *tracer) call(tid int) {
 	if err != nil {
 		return // killed: its end comes
 	}
+	c := &Call{s: b.s, regs: t.regs.Data(), task: t, pids: b.pids, TID: tid, socket: -1, word: 8}
 	if mark != traceMark {
 		// A filter of the target's own asks for a tracer, and it has none.
 		_ = b.reply(t, answer{errno: unix.ENOSYS})
 		return
 	}
-	c := &Call{s: b.s, regs: t.regs.Data(), task: t, pids: b.pids, TID: tid, socket: -1, word: 8}
+	if holders[c.regs.NR] {
+		b.holds = true
+		if _, judged := changes[c.regs.NR]; !judged || !b.s.cfg.Files {
+			_ = b.reply(t, answer{proceed: true})
+			return
+		}
+	}
 	t.call = c
+	if b.holds {
+		b.aside(c)
+		return
+	}
 	b.s.dispatch(c)
 	if !c.worker {
 		c.closeSocket()
 	}
+}
+
+// aside has a goroutine describe and judge a call, which may take for ever. Of
+// these there are no more than of calls that block.
+func (b *tracer) aside(c *Call) {
+	if b.asides.Load() >= int64(maxBlocked()) {
+		_ = b.reply(c.task, answer{errno: unix.EAGAIN})
+		return
+	}
+	b.asides.Add(1)
+	c.worker, c.aside, c.pids = true, true, make(pids)
+	go func() {
+		runtime.LockOSThread() // for the watch
+		defer runtime.UnlockOSThread()
+		defer b.asides.Add(-1)
+		b.s.dispatch(c)
+		c.closeSocket()
+		c.pids.forget()
+	}()
+}
+
+// here runs f on the tracer's thread and waits for it.
+func (b *tracer) here(c *Call, f func()) {
+	if c.aside {
+		b.post(f)
+		return
+	}
+	f()
 }
 
 // halt has the calls given up that hold up a stop by job control of the
@@ -220,11 +266,15 @@ func (b *tracer) pending(c *Call) error {
 	return nil
 }
 
-func (b *tracer) answer(c *Call, a answer) error {
-	if c.task.left.Load() {
-		return sys.ErrGone
-	}
-	return b.reply(c.task, a)
+func (b *tracer) answer(c *Call, a answer) (err error) {
+	b.here(c, func() {
+		if c.task.left.Load() {
+			err = sys.ErrGone
+			return
+		}
+		err = b.reply(c.task, a)
+	})
+	return err
 }
 
 func (b *tracer) reply(t *task, a answer) error {
@@ -261,28 +311,66 @@ func gone(err error) error {
 // thread does next says that the call has failed.
 func (b *tracer) launch(c *Call, r Reply, then func(Outcome)) {
 	t := c.task
-	t.launched = func(loaded bool, pid int) {
-		out := Outcome{Level: Verified, Failed: !loaded}
-		if loaded {
-			if out.Swapped = c.verify(pid, r); out.Swapped != nil {
-				_ = unix.Kill(pid, unix.SIGKILL)
-			}
+	loads := func(pid int) {
+		out := Outcome{Level: Verified}
+		if out.Swapped = c.verify(pid, r); out.Swapped != nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 		then(out)
 	}
-	if err := c.proceed(); err != nil {
-		b.settleLaunch(t, false, 0)
-	}
+	b.here(c, func() { // with the answer: the event may come at once
+		t.launched = func(loaded bool, pid int) bool {
+			switch {
+			case !loaded:
+				then(Outcome{Level: Verified, Failed: true})
+			case c.aside:
+				go func() {
+					loads(pid)
+					b.post(func() { _ = sys.Cont(pid, 0) })
+				}()
+				return false
+			default:
+				loads(pid)
+			}
+			return true
+		}
+		c.replied, c.continued = true, true
+		c.closeSocket()
+		err := error(sys.ErrGone)
+		if !t.left.Load() {
+			err = b.reply(t, answer{proceed: true})
+		}
+		if err != nil {
+			b.settleLaunch(t, false, 0)
+		}
+	})
 }
 
-func (b *tracer) settleLaunch(t *task, loaded bool, pid int) {
+// settleLaunch tells an exec of the thread, if it has made one, how it ended,
+// and reports whether the thread may go on.
+func (b *tracer) settleLaunch(t *task, loaded bool, pid int) bool {
 	if t == nil || t.launched == nil {
-		return
+		return true
 	}
 	f := t.launched
 	t.launched = nil
-	f(loaded, pid)
+	goes := f(loaded, pid)
 	b.forget(t)
+	return goes
+}
+
+// stands reports whether process pid stands in a stop. Only its tracer may ask.
+func (c *Call) stands(pid int) (is bool) {
+	ask := func() {
+		_, err := sys.EventMsg(pid)
+		is = err == nil
+	}
+	if c.task != nil {
+		c.s.b.(*tracer).here(c, ask)
+	} else {
+		ask()
+	}
+	return is
 }
 
 // wait performs on a goroutine, and calls next here. On loopback it tries here
@@ -290,7 +378,7 @@ func (b *tracer) settleLaunch(t *task, loaded bool, pid int) {
 // time limit of the socket would start again with the second try. A message of
 // many is sent at once, for what follows it waits.
 func (b *tracer) wait(c *Call, name []byte, next func(int, error)) {
-	if c.part {
+	if c.part || c.aside {
 		next(c.performBlocking(name))
 		return
 	}

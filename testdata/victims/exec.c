@@ -1,12 +1,27 @@
 // exec WAY PATH [ARG…]: starts PATH in one of many ways.
 #include "victim.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+
 #ifndef AT_EXECVE_CHECK
 #define AT_EXECVE_CHECK 0x10000
 #endif
 
 static char **args;
 static const char *path;
+
+// Whether a tracee stands at the entry of getppid.
+static int entering(pid_t pid)
+{
+	struct {
+		uint8_t op, pad[3];
+		uint32_t arch;
+		uint64_t ip, sp, nr, args[6];
+	} info;
+
+	return ptrace(0x420e /* PTRACE_GET_SYSCALL_INFO */, pid, (void *)sizeof info, &info) > 0 && info.op == 1 && info.nr == SYS_getppid;
+}
 
 static int copy_to_memfd(void)
 {
@@ -120,6 +135,83 @@ static int traced(void)
 	exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
 }
 
+#if defined(__x86_64__)
+#include <sys/user.h>
+
+static void turn(pid_t pid)
+{
+	struct user_regs_struct r;
+
+	ptrace(PTRACE_GETREGS, pid, NULL, &r);
+	r.orig_rax = SYS_execve;
+	r.rdi = (uintptr_t)path;
+	r.rsi = (uintptr_t)args;
+	r.rdx = (uintptr_t)environ;
+	ptrace(PTRACE_SETREGS, pid, NULL, &r);
+}
+#else
+#include <elf.h>
+#include <sys/user.h>
+
+static void turn(pid_t pid)
+{
+	struct user_regs_struct r;
+	int nr = SYS_execve;
+	struct iovec all = {&r, sizeof r}, call = {&nr, sizeof nr};
+
+	ptrace(PTRACE_GETREGSET, pid, (void *)NT_PRSTATUS, &all);
+	r.regs[0] = (uintptr_t)path;
+	r.regs[1] = (uintptr_t)args;
+	r.regs[2] = (uintptr_t)environ;
+	ptrace(PTRACE_SETREGSET, pid, (void *)NT_PRSTATUS, &all);
+	ptrace(PTRACE_SETREGSET, pid, (void *)0x404 /* NT_ARM_SYSTEM_CALL */, &call);
+}
+#endif
+
+// A tracer makes an exec of another call: at its entry, or where a filter of its
+// own asks for it.
+static void turned(int at_filter)
+{
+	int status, done = 0;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		struct sock_filter f[] = {
+			BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
+			BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE),
+			BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		};
+		struct sock_fprog p = {sizeof f / sizeof *f, f};
+		long r;
+
+		raise(SIGSTOP);
+		if (at_filter && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &p)))
+			die("seccomp");
+		if ((r = syscall(SYS_getppid)) > 0) { // it was not turned
+			errno = EPERM;
+			r = -1;
+		}
+		say("exec", r);
+		_exit(1);
+	}
+	waitpid(pid, &status, WUNTRACED);
+	if (ptrace(PTRACE_SEIZE, pid, NULL, (void *)(long)(PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACESECCOMP)))
+		say("seize", -1);
+	kill(pid, SIGCONT);
+	while (waitpid(pid, &status, 0) == pid && WIFSTOPPED(status)) {
+		int event = status >> 16, sig = WSTOPSIG(status);
+
+		if (!done && ((!at_filter && sig == (SIGTRAP | 0x80) && entering(pid)) || event == PTRACE_EVENT_SECCOMP)) {
+			turn(pid);
+			done = 1;
+		}
+		ptrace(at_filter || done ? PTRACE_CONT : PTRACE_SYSCALL, pid, NULL,
+		       (void *)(long)(event || sig & 0x80 || sig == SIGTRAP ? 0 : sig));
+	}
+	exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
 // Arguments so long that whoever cuts them does not see the last ones:
 // argv[0] is a path of many slashes to the name it had.
 static int long_name(void)
@@ -218,6 +310,24 @@ int main(int argc, char **argv)
 		pthread_join(t, NULL);
 	} else if (is(way, "threads"))
 		together(8);
+	else if (is(way, "map-files")) { // what is mapped is a file of procfs as well
+		char name[96];
+		void *p = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, open(path, O_RDONLY | O_CLOEXEC), 0);
+
+		snprintf(name, sizeof name, "/proc/self/map_files/%lx-%lx", (long)p, (long)p + 4096);
+		execve(name, args, environ);
+	} else if (is(way, "open-tree")) { // a mount that is nowhere
+		char *slash = strrchr(argv[2], '/');
+		*slash = 0;
+		at(syscall(428 /* open_tree */, AT_FDCWD, argv[2], 1 /* OPEN_TREE_CLONE */ | O_CLOEXEC), slash + 1, 0);
+	} else if (is(way, "dispatch")) { // calls may be the process's own to answer, and are not
+		static char allow;
+
+		if (prctl(59 /* PR_SET_SYSCALL_USER_DISPATCH */, 1, 0, 0, &allow))
+			die("prctl");
+		execve(path, args, environ);
+	} else if (is(way, "turned") || is(way, "turned-at-filter"))
+		turned(is(way, "turned-at-filter"));
 	else if (is(way, "vfork")) {
 		if ((pid = vfork()) == 0) {
 			execve(path, args, environ);

@@ -45,6 +45,24 @@ static void *own_table(void *unused)
 	return unused;
 }
 
+static int families(int count, long above)
+{
+	const int types[] = {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_RDM, SOCK_RAW};
+
+	for (int f = 0; f < count; f++) {
+		long s = -1;
+
+		for (size_t i = 0; i < sizeof types / sizeof *types && s < 0; i++)
+			if (!(types[i] == SOCK_RAW && (f == AF_INET || f == AF_INET6)))
+				s = syscall(SYS_socket, above << 32 | f, above << 32 | types[i], f == AF_PACKET ? 0x300 : 0);
+		printf("%d ", f);
+		say("socket", s);
+		if (s >= 0)
+			close(s);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct iovec iov;
@@ -57,6 +75,8 @@ int main(int argc, char **argv)
 	if (argc < 4)
 		die("net WAY ADDR PORT");
 	port = atoi(argv[3]);
+	if (is(way, "families")) // a socket of each, up to ADDR; PORT is what all registers have above an int
+		return families(atoi(addr), port);
 	if (!strchr(addr, ':'))
 		a = in4(addr, port);
 	if (is(way, "connect"))
