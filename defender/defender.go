@@ -68,8 +68,7 @@ type Defender struct {
 	ring    *audit.Ring   // nil: nothing is remembered
 	dryRun  *audit.DryRun // nil unless cfg.DryRun
 	ending  atomic.Bool
-	closed  atomic.Bool  // the target was kept from a resolver's socket
-	looks   atomic.Int32 // at processes, that are not over
+	closed  atomic.Bool // the target was kept from a resolver's socket
 	scans   scans
 	records records
 	written *written // nil without --file-monitoring

@@ -98,17 +98,14 @@ func (d *Defender) asker(network string, client netip.AddrPort) policy.Process {
 		return who
 	}
 	if pid, ok := proc.SocketOwner(network, client); ok {
-		return d.interactive(d.look(pid), pid)
+		return d.whoAsks(pid, pid)
 	}
 	return policy.Process{}
 }
 
 // whoAsks describes a thread of a process, for the rules about lookups.
 func (d *Defender) whoAsks(pid, tid int) policy.Process {
-	return d.interactive(proc.Describe(pid), tid)
-}
-
-func (d *Defender) interactive(who policy.Process, tid int) policy.Process {
+	who := proc.Describe(pid)
 	if d.asked().Has(policy.NeedInteractive) {
 		who.Interactive, _ = proc.Interactive(tid) // of who is gone nobody knows
 	}

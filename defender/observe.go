@@ -49,18 +49,20 @@ func (d *Defender) observe(ctx context.Context) {
 			seen[st.Started] = true
 		}
 	}
+	var silent map[proc.Started]bool // seen once, without arguments
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		if all, err := proc.Scan(); err == nil {
-			now := make(map[proc.Started]bool, len(all))
+			now, without := make(map[proc.Started]bool, len(all)), make(map[proc.Started]bool)
 			for pid, st := range all {
-				if !seen[st.Started] && !st.Kernel && ours(all, pid) && !d.observed(pid) {
-					continue // between fork and exec: the next look shows it
+				if !seen[st.Started] && !st.Kernel && ours(all, pid) && !d.observed(pid, silent[st.Started]) {
+					without[st.Started] = true // between fork and exec: the next look shows it
+					continue
 				}
 				now[st.Started] = true
 			}
-			seen = now
+			seen, silent = now, without
 		}
 		select {
 		case <-ctx.Done():
@@ -75,39 +77,15 @@ func entered(all map[int]proc.Stat, pid int) bool {
 	return os.Getpid() == 1 && pid != 1 && !proc.Below(all, pid, 1)
 }
 
-// What a look at a process may take, and how many may take longer.
-const (
-	maxLook  = time.Second
-	maxStuck = 32
-)
-
-// look describes a process that does not stand in a call of its own. Its
-// arguments lie in its memory, which may never come (userfaultfd(2), a dead
-// disk): others shall be seen all the same, and it is judged by its path.
-func (d *Defender) look(pid int) policy.Process {
-	if d.looks.Add(1) <= maxStuck {
-		who := make(chan policy.Process, 1)
-		go func() {
-			defer d.looks.Add(-1)
-			who <- proc.Describe(pid)
-		}()
-		select {
-		case who := <-who:
-			return who
-		case <-time.After(maxLook):
-		}
-	} else {
-		d.looks.Add(-1)
-	}
-	who := proc.Brief(pid)
-	who.Command = []string{who.Path}
-	return who
-}
-
 // observed judges a running process and records what a rule says of it. It
-// reports whether there was anything to judge.
-func (d *Defender) observed(pid int) bool {
-	who := d.look(pid)
+// reports whether there was anything to judge. One that keeps its arguments from
+// us (prctl(2), PR_SET_MM) is judged by its file, where again says that it had none
+// before.
+func (d *Defender) observed(pid int, again bool) bool {
+	who := proc.Describe(pid)
+	if len(who.Command) == 0 && again {
+		who.Command = []string{who.Path}
+	}
 	if who.Path == "" || len(who.Command) == 0 || pid == early.Stage().PID() && who.Path == proc.Brief(os.Getpid()).Path {
 		return false
 	}

@@ -8,7 +8,7 @@
 //	fifo                  a program loader is given a pipe
 //	lease                 a program on which another process has a lease
 //	leased-again          a program that is leased and let go all the time, with arguments
-//	argv                  a process whose own arguments lie there; it stays
+//	silent                a process whose own arguments nobody can read; it stays
 //	many                  two hundred threads as by page, and then none
 //	none                  calls whose addresses lie where nobody may read
 #include "victim.h"
@@ -75,8 +75,8 @@ static int hold(void *at)
 	return fd;
 }
 
-// Has the kernel take a page for where our arguments lie.
-static void arguments_at(void *at)
+// Has the kernel believe that our arguments lie in nothing.
+static void silence(void *at)
 {
 	struct prctl_mm_map m = {.exe_fd = -1};
 	unsigned long f[52] = {0};
@@ -90,13 +90,13 @@ static void arguments_at(void *at)
 		f[i] = strtoul(p, NULL, 10);
 	m.start_code = f[26], m.end_code = f[27], m.start_stack = f[28];
 	m.start_data = f[45], m.end_data = f[46], m.start_brk = f[47], m.brk = (uintptr_t)sbrk(0);
-	m.arg_start = (uintptr_t)at, m.arg_end = m.arg_start + 4096, m.env_start = f[50], m.env_end = f[51];
+	m.arg_start = (uintptr_t)at, m.arg_end = m.arg_start, m.env_start = f[50], m.env_end = f[51];
 	if (prctl(PR_SET_MM, PR_SET_MM_MAP, &m, sizeof m, 0))
 		unsupported();
 }
 
 // A file system with one program, of which everything is told but what it holds.
-static void *serve(void *device)
+static void serve(int fd)
 {
 	static union {
 		char all[1 << 18];
@@ -113,8 +113,6 @@ static void *serve(void *device)
 	} out;
 	struct fuse_attr file = {.ino = 2, .size = 4096, .blocks = 8, .mode = S_IFREG | 0755, .nlink = 1, .blksize = 4096};
 	struct fuse_attr dir = {.ino = 1, .mode = S_IFDIR | 0755, .nlink = 2, .blksize = 4096};
-	int fd = *(int *)device;
-
 	while (read(fd, &in, sizeof in) > 0) {
 		size_t size = 0;
 
@@ -152,16 +150,15 @@ static void *serve(void *device)
 		if (write(fd, &out, out.head.len) < 0)
 			break;
 	}
-	return device;
 }
 
 static char file[PATH_MAX];
-static int fuse = -1;
 
+// Its server is a process of its own: once that has died nobody waits for it.
 static void mount_fuse(void)
 {
-	char options[64], dir[] = "/tmp/victim-fuse-XXXXXX";
-	pthread_t t;
+	char options[64], dir[] = "victim-fuse-XXXXXX";
+	int fuse;
 
 	if ((fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0 || unshare(CLONE_NEWNS) || !mkdtemp(dir))
 		unsupported();
@@ -170,7 +167,12 @@ static void mount_fuse(void)
 		rmdir(dir);
 		unsupported();
 	}
-	pthread_create(&t, NULL, serve, &fuse);
+	if (fork() == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		serve(fuse);
+		_exit(0);
+	}
+	close(fuse);
 	snprintf(file, sizeof file, "%s/program", dir);
 }
 
@@ -185,7 +187,6 @@ static void child(const char *program, const char *argument)
 {
 	if (fork() == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-		close(fuse); // with the last one it is over
 		execl(program, program, argument, NULL);
 		_exit(1);
 	}
@@ -238,11 +239,8 @@ int main(int argc, char **argv)
 		if (!once)
 			unsupported();
 		return 0;
-	} else if (is(how, "argv")) {
-		hold(page);
-		arguments_at(page);
-		puts("ready");
-		fflush(stdout);
+	} else if (is(how, "silent")) {
+		silence(page);
 		for (;;)
 			pause();
 	} else if (is(how, "many")) {
