@@ -158,8 +158,10 @@ func (s *Supervisor) sendmmsg(c *Call) {
 func (s *Supervisor) send(c *Call, m *sys.Message, flags int, err error) {
 	c.Payload = m.Payload
 	c.perform = func(name []byte, more int) (int, error) {
-		if flags&unix.MSG_ZEROCOPY != 0 {
-			return 0, unix.ENOBUFS // as if over the limit: the sender copies then (msg_zerocopy)
+		if flags&unix.MSG_ZEROCOPY != 0 { // without the option the kernel takes no notice of it
+			if on, err := unix.GetsockoptInt(c.socket, unix.SOL_SOCKET, unix.SO_ZEROCOPY); err == nil && on != 0 {
+				return 0, unix.ENOBUFS // as if over the limit: the sender copies then (msg_zerocopy)
+			}
 		}
 		out := *m
 		out.Name = name

@@ -336,7 +336,7 @@ func (b *tracer) launch(c *Call, r Reply, then func(Outcome)) {
 		}
 		c.replied, c.continued = true, true
 		c.closeSocket()
-		err := error(sys.ErrGone)
+		err := sys.ErrGone
 		if !t.left.Load() {
 			err = b.reply(t, answer{proceed: true})
 		}
