@@ -34,6 +34,8 @@ type tracer struct {
 
 	holds  bool         // the target may hold back what we read
 	asides atomic.Int64 // calls that goroutines have
+	wg     sync.WaitGroup
+	over   chan struct{} // closed when there is no tracee any more
 
 	mu   sync.Mutex
 	done []func() // of the goroutines, to be run on our thread
@@ -58,7 +60,7 @@ type task struct {
 // job control has stopped.
 func Trace(cfg Config, stopped func(pid int)) *Supervisor {
 	s := newSupervisor(cfg)
-	s.b = &tracer{s: s, tasks: make(map[int]*task), pids: make(pids), stopped: stopped}
+	s.b = &tracer{s: s, tasks: make(map[int]*task), pids: make(pids), stopped: stopped, over: make(chan struct{})}
 	return s
 }
 
@@ -85,6 +87,7 @@ func (s *Supervisor) Run(pid int, then func(error)) {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			b.pids.forget()
+			close(b.over)
 			return // ECHILD
 		default:
 			b.event(pid, status)
@@ -94,7 +97,17 @@ func (s *Supervisor) Run(pid int, then func(error)) {
 }
 
 func (b *tracer) start() { catchOnce() }
-func (b *tracer) close() {}
+
+// close waits for calls that goroutines still have to be recorded, as close of
+// notify does.
+func (b *tracer) close() {
+	ended := make(chan struct{})
+	go func() { b.wg.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(maxEnd):
+	}
+}
 
 // event handles one change of a tracee. It lets the thread go on, except into
 // a stop of job control or while a goroutine has its call.
@@ -203,17 +216,18 @@ func (b *tracer) aside(c *Call) {
 	}
 	b.asides.Add(1)
 	c.worker, c.aside, c.pids = true, true, make(pids)
-	go func() {
+	b.wg.Go(func() {
 		runtime.LockOSThread() // for the watch
 		defer runtime.UnlockOSThread()
 		defer b.asides.Add(-1)
 		b.s.dispatch(c)
 		c.closeSocket()
 		c.pids.forget()
-	}()
+	})
 }
 
-// here runs f on the tracer's thread and waits for it.
+// here runs f on the tracer's thread and waits for it. Once there is no tracee
+// any more it does not run it.
 func (b *tracer) here(c *Call, f func()) {
 	if c.aside {
 		b.post(f)
@@ -266,13 +280,12 @@ func (b *tracer) pending(c *Call) error {
 	return nil
 }
 
-func (b *tracer) answer(c *Call, a answer) (err error) {
+func (b *tracer) answer(c *Call, a answer) error {
+	err := sys.ErrGone
 	b.here(c, func() {
-		if c.task.left.Load() {
-			err = sys.ErrGone
-			return
+		if !c.task.left.Load() {
+			err = b.reply(c.task, a)
 		}
-		err = b.reply(c.task, a)
 	})
 	return err
 }
@@ -324,10 +337,10 @@ func (b *tracer) launch(c *Call, r Reply, then func(Outcome)) {
 			case !loaded:
 				then(Outcome{Level: Verified, Failed: true})
 			case c.aside:
-				go func() {
+				b.wg.Go(func() {
 					loads(pid)
 					b.post(func() { _ = sys.Cont(pid, 0) })
-				}()
+				})
 				return false
 			default:
 				loads(pid)
@@ -418,6 +431,8 @@ func (b *tracer) post(f func()) {
 		_ = sys.Tgkill(b.thread, interruptSignal)
 		select {
 		case <-done:
+			return
+		case <-b.over:
 			return
 		case <-time.After(time.Millisecond):
 		}
