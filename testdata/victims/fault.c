@@ -241,6 +241,8 @@ int main(int argc, char **argv)
 		return 0;
 	} else if (is(how, "silent")) {
 		silence(page);
+		puts("silent");
+		fflush(stdout);
 		for (;;)
 			pause();
 	} else if (is(how, "many")) {
