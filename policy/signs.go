@@ -11,17 +11,18 @@ import (
 // around those is compared. A command line that is full of them takes some ten
 // times as long, in which each byte is still looked at only so often.
 
-const (
-	eachByte = 0x0101010101010101 // times a byte: eight of them
-	highBits = 0x80 * eachByte
-)
+const eachByte = 0x0101010101010101 // times a byte: eight of them
 
 // octets are eight times a byte. They are in variables for loops to keep them in
 // registers: constants of eight bytes are loaded anew in each step, which takes
 // twice the time.
+//
+// Of eight bytes x and one of these, b, x^b is 0 where x has that byte. The high
+// bit of (y-one)&^y is set for each byte of y that is 0, and perhaps for some
+// above such a byte that are 1; that of y-one also for those above 128.
 var octets = struct{ colon, dash, slash, o, c, t, one, high uint64 }{
 	':' * eachByte, '-' * eachByte, '/' * eachByte, 'o' * eachByte, 'c' * eachByte, 't' * eachByte,
-	eachByte, highBits,
+	eachByte, 0x80 * eachByte,
 }
 
 // eight returns the first eight bytes of s, the first in the lowest bits.
@@ -30,10 +31,6 @@ func eight(s string) uint64 {
 	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
 		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
-
-// zeros returns the high bit of each byte of x that is 0, and perhaps of some
-// above such a byte that is 1.
-func zeros(x uint64) uint64 { return (x - eachByte) &^ x & highBits }
 
 func letter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
@@ -88,10 +85,11 @@ func nextSign(arg string, at int) int {
 	for ; len(rest) > 8; rest = rest[8:] {
 		x, next := eight(rest), eight(rest[1:])
 		colons, dashes := x^colon, (x^dash)|(next^dash)
-		if ((colons-one)|(dashes-one))&high == 0 {
+		lessC, lessD := colons-one, dashes-one
+		if (lessC|lessD)&high == 0 {
 			continue // no byte of either is 0
 		}
-		for m := zeros(colons) | zeros(dashes); m != 0; m &= m - 1 {
+		for m := (lessC&^colons | lessD&^dashes) & high; m != 0; m &= m - 1 {
 			i := len(arg) - len(rest) + bits.TrailingZeros64(m)/8
 			if i > 6 && i+4 <= len(arg) { // what most are is told without a call
 				around := arg[i-6 : i+4]
@@ -209,10 +207,11 @@ func nextDial(code string, at int) int {
 	for ; len(rest) > 9; rest = rest[8:] {
 		x, next := eight(rest), eight(rest[1:])
 		oc, ts := (x^o)|(next^c), (x^t)|((next|one)^slash) // a dot is a slash but for its lowest bit
-		if ((oc-one)|(ts-one))&high == 0 {
+		lessO, lessT := oc-one, ts-one
+		if (lessO|lessT)&high == 0 {
 			continue // no byte of either is 0
 		}
-		for m := zeros(oc) | zeros(ts); m != 0; m &= m - 1 {
+		for m := (lessO&^oc | lessT&^ts) & high; m != 0; m &= m - 1 {
 			i := len(code) - len(rest) + bits.TrailingZeros64(m)/8
 			if third := code[i+2]; third == 'k' || third == 't' || third == 'c' {
 				return i
