@@ -33,7 +33,7 @@ var kernels = []struct {
 // kernelTests are those of cmd/defender that differ most from kernel to
 // kernel: each runs its victims alone and protected. Emulation has a tenth of a
 // machine's speed; all tests take hours.
-const kernelTests = "TestExecWays/^(empty-path|threads|setuid)$|TestExecByAnother/^(loader|script_of_env)$|TestFileless|TestOtherTables|" +
+const kernelTests = "TestExecWays/^(empty-path|threads|setuid)$|TestExecByAnother/^(loader|script_of_env)$|TestFileless|TestOtherTables|TestOtherFamilies|" +
 	"TestConnectWays/^(connect|sendmsg|sendmmsg|mapped|fastopen|smc)$|TestOwnTable|TestListenWays/^(tcp|udp)$|TestUnixWays/^abstract$|" +
 	"TestFileWays/^(write|rename-over)$|TestBlockingConnect/^(eintr|restart|kill)$|" +
 	"TestKin/^(orphan|untraced)$|TestOwnFilter/^(listener|errno)$|TestSignalsArrive/^(stop|exec-storm)$|" +
