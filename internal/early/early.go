@@ -38,10 +38,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The slack was for Go's monitor thread, which is there by now. 0 gives the
-// first thread back what it had; see prctl(2).
-func init() { _ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) }
-
 // Probed reports whether the probes exist: whether the program was started
 // with "run" or "check" as its first argument.
 func Probed() bool { return C.early_page != nil && C.early_page.probe[0].pid > 0 }

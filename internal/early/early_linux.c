@@ -38,9 +38,6 @@
 #define SYS_pidfd_getfd 438
 #endif
 
-// By how much the naps of Go's monitor thread may be too long, in nanoseconds.
-#define MONITOR_SLACK 1000000
-
 #define OURS "DEFENDER_" // how the names of our own environment variables begin
 
 struct early *early_page;
@@ -687,10 +684,6 @@ __attribute__((constructor)) static void early(int argc, char **argv, char **env
 		stage(self);
 	early_page->stage.pid = pid;
 	fork_probes(self);
-	// After each wait for an event, Go's monitor thread naps for 20 µs some
-	// sixty times before it sleeps, and each time a thread of the target has to
-	// make room. Threads inherit the slack, and that one is the first there is.
-	prctl(PR_SET_TIMERSLACK, MONITOR_SLACK, 0, 0, 0);
 }
 
 static void pass_on(int sig)
