@@ -82,15 +82,20 @@ func minerSigns(arg string) (found signs) {
 func nextSign(arg string, at int) int {
 	colon, dash, one, high := octets.colon, octets.dash, octets.one, octets.high
 	rest := arg[at:]
-	for ; len(rest) > 8; rest = rest[8:] {
+	for ; len(rest) > 9; rest = rest[8:] {
 		x, next := eight(rest), eight(rest[1:])
 		colons, dashes := x^colon, (x^dash)|(next^dash)
 		lessC, lessD := colons-one, dashes-one
 		if (lessC|lessD)&high == 0 {
 			continue // no byte of either is 0
 		}
+		third := eight(rest[2:])
 		for m := (lessC&^colons | lessD&^dashes) & high; m != 0; m &= m - 1 {
-			i := len(arg) - len(rest) + bits.TrailingZeros64(m)/8
+			b := bits.TrailingZeros64(m) &^ 7
+			if byte(x>>b) == '-' && optionStarts[third>>b&31] == 0 {
+				continue // no option's first letter
+			}
+			i := len(arg) - len(rest) + b/8
 			if i > 6 && i+4 <= len(arg) { // what most are is told without a call
 				around := arg[i-6 : i+4]
 				switch next := around[7]; {
