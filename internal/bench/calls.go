@@ -36,11 +36,11 @@ func callRows() []row {
 		{"unix", "connect of a Unix socket", 5e3, ways, nil},
 		{"lookup", "execve of a file that is not there", 5e3, ways, nil},
 		{
-			"vfork", "vfork, execve of a static program, wait", 300, append([]string{"runsc", "judged"}, ways...),
+			"vfork", "vfork, execve of a static program, wait", 300, append([]string{"floor", "runsc", "judged"}, ways...),
 			[]bound{{"notify", ratioAtMost, 1.5}, {"judged", ratioAtMost, 1.25}},
 		},
 		{
-			"fork", "fork, execve of a static program, wait", 300, append([]string{"judged"}, ways...),
+			"fork", "fork, execve of a static program, wait", 300, append([]string{"floor", "judged"}, ways...),
 			[]bound{{"notify", ratioAtMost, 1.5}, {"judged", ratioAtMost, 1.25}},
 		},
 		{

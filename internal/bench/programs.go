@@ -57,7 +57,7 @@ func fixed(argv ...string) func(*bench) []string { return func(*bench) []string 
 // program is a row that runs one command, prepared once.
 func program(name, what string, turns int, bounds []bound, needs []string, prepare func(*bench) error, argv func(*bench) []string) row {
 	return row{
-		name: name, group: groupPrograms, what: what, unit: "ms", variants: ways, turns: turns, bounds: bounds, needs: needs,
+		name: name, group: groupPrograms, what: what, unit: "ms", variants: append([]string{"floor"}, ways...), turns: turns, bounds: bounds, needs: needs,
 		measure: func(b *bench, v variant) (float64, error) {
 			if prepare != nil {
 				if err := b.atMostOnce(name, func() error { return prepare(b) }); err != nil {

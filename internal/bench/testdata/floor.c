@@ -4,7 +4,9 @@
  *     floor continue PROGRAM [ARG...]    lets each connect go on, unseen
  *     floor perform PROGRAM [ARG...]     reads its address, asks whether it is
  *                                        still pending, and makes it on a
- *                                        duplicate of the socket
+ *                                        duplicate of the socket; of an execve
+ *                                        it reads the program's name, looks
+ *                                        which file that is, and lets it go on
  *     floor untraced PROGRAM [ARG...]    supervises nothing: ptrace is refused,
  *                                        as on some platforms
  *
@@ -26,6 +28,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -79,6 +82,19 @@ static int perform(int listener, const struct seccomp_notif *n)
 	return err;
 }
 
+static void look(int listener, const struct seccomp_notif *n)
+{
+	char name[4096];
+	/* Not over the end of a page, behind which there may be nothing. */
+	struct iovec here = {name, 4096 - n->data.args[0] % 4096}, there = {(void *)n->data.args[0], here.iov_len};
+	ssize_t size = process_vm_readv(n->pid, &here, 1, &there, 1, 0);
+	struct stat st;
+
+	if (size > 0 && memchr(name, 0, size))
+		stat(name, &st);
+	ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &n->id);
+}
+
 static void supervise(int listener, int performs)
 {
 	struct seccomp_notif n;
@@ -96,10 +112,13 @@ static void supervise(int listener, int performs)
 			continue;
 		}
 		r.id = n.id;
-		if (performs)
+		if (n.data.nr == SYS_connect && performs) {
 			r.error = perform(listener, &n);
-		else
+		} else {
+			if (performs)
+				look(listener, &n);
 			r.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+		}
 		ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &r);
 	}
 }
@@ -129,7 +148,15 @@ int main(int argc, char **argv)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
+	struct sock_filter with_exec[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_connect, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execve, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
 	struct sock_fprog prog = {sizeof code / sizeof *code, code};
+	int performs = argc > 1 && !strcmp(argv[1], "perform");
 	int status, listener, ready[2];
 	pid_t pid;
 
@@ -137,6 +164,8 @@ int main(int argc, char **argv)
 		return 2;
 	if (!strcmp(argv[1], "untraced"))
 		return untraced(argv + 2);
+	if (performs)
+		prog = (struct sock_fprog){sizeof with_exec / sizeof *with_exec, with_exec};
 	if (pipe2(ready, O_CLOEXEC))
 		die("pipe2");
 	/* The child shares our descriptors until it executes, so that the listener needs no passing on. */
@@ -154,7 +183,7 @@ int main(int argc, char **argv)
 	}
 	if (read(ready[0], &listener, sizeof listener) != sizeof listener)
 		return 1;
-	supervise(listener, !strcmp(argv[1], "perform"));
+	supervise(listener, performs);
 	if (waitpid(pid, &status, 0) != pid)
 		die("waitpid");
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
