@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,7 +58,7 @@ func fixed(argv ...string) func(*bench) []string { return func(*bench) []string 
 // program is a row that runs one command, prepared once.
 func program(name, what string, turns int, bounds []bound, needs []string, prepare func(*bench) error, argv func(*bench) []string) row {
 	return row{
-		name: name, group: groupPrograms, what: what, unit: "ms", variants: append([]string{"floor"}, ways...), turns: turns, bounds: bounds, needs: needs,
+		name: name, group: groupPrograms, what: what, unit: "ms", variants: append(slices.Clone(ways), "floor"), turns: turns, bounds: bounds, needs: needs,
 		measure: func(b *bench, v variant) (float64, error) {
 			if prepare != nil {
 				if err := b.atMostOnce(name, func() error { return prepare(b) }); err != nil {
