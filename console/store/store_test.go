@@ -318,17 +318,7 @@ func TestQueryPlans(t *testing.T) {
 	s.look = 0
 	add(t, s, enrolled(t, s, 1)[0], 1, 1, json.RawMessage(`{"type":"x","effect":"x","severity":"x","appID":"x"}`))
 	one := []string{"x"}
-	rows, err := s.reads.Query("EXPLAIN QUERY PLAN "+nextKind, "x", "x", "x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var a, b, c int
-		var line string
-		if err := rows.Scan(&a, &b, &c, &line); err != nil {
-			t.Fatal(err)
-		}
+	for _, line := range s.planOf(t, nextKind, "x", "x", "x") {
 		if strings.HasPrefix(line, "S") && strings.Contains(line, " audits") && !strings.Contains(line, "COVERING INDEX audits_kind (type") {
 			t.Errorf("the next kind: %s", line)
 		}
@@ -357,25 +347,31 @@ func TestQueryPlans(t *testing.T) {
 	}
 }
 
-// plan explains the query of a filter.
+// planOf explains a query.
+func (s *Store) planOf(t *testing.T, query string, args ...any) []string {
+	t.Helper()
+	rows, err := s.reads.Query("EXPLAIN QUERY PLAN "+query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var plan []string
+	for rows.Next() {
+		var a, b, c int
+		var line string
+		if err := rows.Scan(&a, &b, &c, &line); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, line)
+	}
+	return plan
+}
+
+// plan explains the queries of a filter.
 func (s *Store) plan(t *testing.T, f AuditFilter) string {
 	t.Helper()
 	var plan []string
-	s.explain = func(query string, args []any) {
-		rows, err := s.reads.Query("EXPLAIN QUERY PLAN "+query, args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var a, b, c int
-			var line string
-			if err := rows.Scan(&a, &b, &c, &line); err != nil {
-				t.Fatal(err)
-			}
-			plan = append(plan, line)
-		}
-	}
+	s.explain = func(query string, args []any) { plan = append(plan, s.planOf(t, query, args...)...) }
 	defer func() { s.explain = nil }()
 	if _, err := s.Audits(context.Background(), f, AuditPage{}); err != nil {
 		t.Fatal(err)
