@@ -2,6 +2,7 @@ package inject
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"os"
@@ -9,13 +10,14 @@ import (
 )
 
 // ReplaceFile writes a file in one step: a full disk, or the context's end,
-// leaves what was there, with its mode. A link stays, and leads to the new
-// file. What is no file, such as a pipe or /dev/stdout, is written to.
+// leaves what was there, with its mode; a new one has what the umask leaves. A
+// link stays, and leads to the new file. What is no file, such as a pipe or
+// /dev/stdout, is written to.
 func ReplaceFile(ctx context.Context, name string, write func(io.Writer) error) (err error) {
 	if real, err := filepath.EvalSymlinks(name); err == nil {
 		name = real
 	}
-	mode := os.FileMode(0o644)
+	mode, existed := os.FileMode(0o666), false
 	if info, err := os.Stat(name); err == nil {
 		if !info.Mode().IsRegular() {
 			f, err := os.OpenFile(name, os.O_WRONLY, 0)
@@ -24,9 +26,9 @@ func ReplaceFile(ctx context.Context, name string, write func(io.Writer) error) 
 			}
 			return errors.Join(write(&whileWriting{ctx, f}), f.Close())
 		}
-		mode = info.Mode().Perm()
+		mode, existed = info.Mode().Perm(), true
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".defenderctl-")
+	f, err := os.OpenFile(filepath.Join(filepath.Dir(name), ".defenderctl-"+rand.Text()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
@@ -36,10 +38,15 @@ func ReplaceFile(ctx context.Context, name string, write func(io.Writer) error) 
 			_ = os.Remove(f.Name())
 		}
 	}()
+	if existed { // whatever the umask is, and before there is anything in it
+		if err := f.Chmod(mode); err != nil {
+			return err
+		}
+	}
 	if err := write(&whileWriting{ctx, f}); err != nil {
 		return err
 	}
-	if err := errors.Join(ctx.Err(), f.Chmod(mode), f.Close()); err != nil {
+	if err := errors.Join(ctx.Err(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), name)
