@@ -55,63 +55,14 @@ const (
 // An errno is what execve itself would say; an unreadable error is ours.
 func (c *Call) program(f *file, typed string) (*Program, error) {
 	p := &Program{Typed: typed, Path: f.path, Dev: f.stat.Dev, Ino: f.stat.Ino}
-	if err := executable(f); err != nil {
-		return nil, err
+	at, head, err := c.interpreted(p, f)
+	if at != f {
+		defer at.close()
 	}
-	head, err := readHead(f)
 	if err != nil {
 		return nil, err
 	}
-	at := f // the file the kernel loads; f is the caller's to close
-	defer func() {
-		if at != f {
-			at.close()
-		}
-	}()
-	c.look(p, f)
-	var command []string
-	scriptPath := c.typed
-	for n := 0; ; n++ {
-		interpreter, arg, ok := shebang(head)
-		if !ok {
-			break
-		}
-		if n == maxScripts {
-			return nil, unix.ELOOP
-		}
-		next, err := lookup(c.TID, c.PID, unix.AT_FDCWD, interpreter)
-		if err != nil {
-			return nil, err
-		}
-		if at != f {
-			c.facts(p, at, false)
-			at.close()
-		}
-		at = next
-		if err := executable(at); err != nil {
-			return nil, err
-		}
-		p.Interpreters = append(p.Interpreters, at.path)
-		c.look(p, at)
-		if n == 0 {
-			argv, err := c.Argv()
-			if err != nil {
-				return nil, errUnreadable(err)
-			}
-			command = []string{scriptPath}
-			if len(argv) > 1 {
-				command = append(command, argv[1:]...)
-			}
-		}
-		if arg != "" {
-			command = append([]string{arg}, command...)
-		}
-		command = append([]string{interpreter}, command...)
-		if head, err = readHead(at); err != nil {
-			return nil, err
-		}
-	}
-	p.loads, p.command = versionOf(&at.stat), command
+	p.loads = versionOf(&at.stat)
 	p.hidden = head == nil
 	p.gains = at.stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 	if at != f {
@@ -131,20 +82,75 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 		p.exam = p.Examined[n-1]
 	}
 	if is.loader || is.multiCall {
-		if command == nil {
-			if command, err = c.Argv(); err != nil {
+		if p.command == nil {
+			if p.command, err = c.Argv(); err != nil {
 				return nil, errUnreadable(err)
 			}
-			p.command = command
 		}
 		if c.argvCut {
 			return nil, errUnreadable(errors.New("more arguments than can be judged for a program that takes its function from them"))
 		}
-		if err := c.behind(p, is, command); err != nil {
+		if err := c.behind(p, is, p.command); err != nil {
 			return nil, err
 		}
 	}
 	return p, nil
+}
+
+// interpreted follows "#!" lines from f to the file that the kernel loads, and
+// notes in p the interpreters and their command. It returns that file, which is
+// f or the caller's to close, also with an error, and its first bytes.
+func (c *Call) interpreted(p *Program, f *file) (at *file, head []byte, err error) {
+	at = f
+	if head, err = c.enter(p, f); err != nil {
+		return at, nil, err
+	}
+	for {
+		interpreter, arg, ok := shebang(head)
+		if !ok {
+			return at, head, nil
+		}
+		if len(p.Interpreters) == maxScripts {
+			return at, nil, unix.ELOOP
+		}
+		next, err := lookup(c.TID, c.PID, unix.AT_FDCWD, interpreter)
+		if err != nil {
+			return at, nil, err
+		}
+		if at != f {
+			c.facts(p, at, false)
+			at.close()
+		}
+		at = next
+		if head, err = c.enter(p, at); err != nil {
+			return at, nil, err
+		}
+		p.Interpreters = append(p.Interpreters, at.path)
+		if p.command == nil {
+			argv, err := c.Argv()
+			if err != nil {
+				return at, nil, errUnreadable(err)
+			}
+			p.command = append([]string{c.typed}, argv[min(1, len(argv)):]...)
+		}
+		if arg != "" {
+			p.command = append([]string{arg}, p.command...)
+		}
+		p.command = append([]string{interpreter}, p.command...)
+	}
+}
+
+// enter returns the first bytes of a file that the kernel would look into, or
+// the errno that it would say.
+func (c *Call) enter(p *Program, f *file) ([]byte, error) {
+	if err := executable(f); err != nil {
+		return nil, err
+	}
+	head, err := readHead(f)
+	if err == nil {
+		c.look(p, f)
+	}
+	return head, err
 }
 
 // look reads what rules ask about the content of f.
