@@ -46,10 +46,7 @@ func special(r rune) bool {
 
 // Clean returns a text that the target chose, fit for one line of a terminal
 // and of bounded length.
-func Clean(s string) string { return clean(s) }
-
-// clean returns s fit for one line of a terminal and of bounded length.
-func clean(s string) string {
+func Clean(s string) string {
 	s = shorten(s)
 	if printable(s) {
 		return s

@@ -15,28 +15,28 @@ type Lines struct {
 	torn bool // the last line is incomplete
 }
 
-// NewLines returns a sink that writes each record to w with one call of Write,
+// newLines returns a sink that writes each record to w with one call of Write,
 // so that lines of several writers do not mix.
-func NewLines(w io.Writer) *Lines { return &Lines{w: w} }
+func newLines(w io.Writer) *Lines { return &Lines{w: w} }
 
 // OpenFile returns a sink that appends to the file at path, which it creates
 // for its owner alone; "-" is standard error and "none" is nowhere.
 func OpenFile(path string) (*Lines, error) {
 	switch path {
 	case "none":
-		return NewLines(io.Discard), nil
+		return newLines(io.Discard), nil
 	case "-":
 		f, err := standardError()
 		if err != nil {
 			return nil, fmt.Errorf("opening standard error for audits: %w", err)
 		}
-		return NewLines(f), nil
+		return newLines(f), nil
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	return NewLines(f), nil
+	return newLines(f), nil
 }
 
 // standardError returns a duplicate of descriptor 2. "A write to a broken pipe

@@ -12,12 +12,12 @@ const unknownProcess = "unknown process"
 // Message says for people what was detected, in the sentences of the reference
 // audit format.
 func Message(ev *policy.Event, v policy.Verdict) string {
-	who := clean(ev.Subject.Path)
+	who := Clean(ev.Subject.Path)
 	if who == "" {
 		who = unknownProcess
 	}
 	if v.Detection == policy.Custom && v.Message != "" {
-		return clean(v.Message)
+		return Clean(v.Message)
 	}
 	switch ev.Kind {
 	case policy.Launch:
@@ -31,47 +31,47 @@ func Message(ev *policy.Event, v policy.Verdict) string {
 	}
 	switch v.Detection {
 	case policy.DeniedDNS:
-		return fmt.Sprintf("DNS resolution of domain name %s triggered by %s explicitly denied by a runtime rule", clean(ev.Domain), who)
+		return fmt.Sprintf("DNS resolution of domain name %s triggered by %s explicitly denied by a runtime rule", Clean(ev.Domain), who)
 	case policy.DeniedIP:
-		return fmt.Sprintf("Outbound connection %s to IP %s is explicitly denied by a runtime rule", who, clean(ev.Addr.Addr().String()))
+		return fmt.Sprintf("Outbound connection %s to IP %s is explicitly denied by a runtime rule", who, Clean(ev.Addr.Addr().String()))
 	case policy.DeniedOutboundPort:
-		return fmt.Sprintf("Outbound connection %s to port %d (IP: %s) is explicitly denied by a runtime rule.", who, ev.Addr.Port(), clean(ev.Addr.Addr().String()))
+		return fmt.Sprintf("Outbound connection %s to port %d (IP: %s) is explicitly denied by a runtime rule.", who, ev.Addr.Port(), Clean(ev.Addr.Addr().String()))
 	case policy.DeniedListenPort:
 		return fmt.Sprintf("Process %s is listening on port %d explicitly denied by a runtime rule", who, ev.Addr.Port())
 	case policy.DeniedUnix:
 		return fmt.Sprintf("Connection of %s to Unix socket %s is explicitly denied by a runtime rule", who, fileName(&ev.File))
 	case policy.CloudMetadata:
-		return fmt.Sprintf("%s asked the cloud's metadata service (IP: %s)", who, clean(ev.Addr.Addr().String()))
+		return fmt.Sprintf("%s asked the cloud's metadata service (IP: %s)", who, Clean(ev.Addr.Addr().String()))
 	case policy.VerticalPorts:
-		return fmt.Sprintf("%s scans the ports of IP %s", who, clean(ev.Addr.Addr().String()))
+		return fmt.Sprintf("%s scans the ports of IP %s", who, Clean(ev.Addr.Addr().String()))
 	case policy.HorizontalScan:
 		return fmt.Sprintf("%s scans many machines for port %d", who, ev.Addr.Port())
 	case policy.RawTraffic:
-		return fmt.Sprintf("%s opened a socket for whole packets (%s)", who, clean(ev.Proto))
+		return fmt.Sprintf("%s opened a socket for whole packets (%s)", who, Clean(ev.Proto))
 	case policy.DeniedFamily:
-		return fmt.Sprintf("%s opened a socket of a family (%s) that is explicitly denied by a runtime rule", who, clean(ev.Proto))
+		return fmt.Sprintf("%s opened a socket of a family (%s) that is explicitly denied by a runtime rule", who, Clean(ev.Proto))
 	case policy.Unresolved:
-		return fmt.Sprintf("Outbound connection %s to IP %s, which no allowed DNS resolution returned", who, clean(ev.Addr.Addr().String()))
+		return fmt.Sprintf("Outbound connection %s to IP %s, which no allowed DNS resolution returned", who, Clean(ev.Addr.Addr().String()))
 	case policy.MiningPool:
 		if ev.Kind == policy.Lookup {
-			return fmt.Sprintf("DNS resolution of mining pool %s triggered by %s", clean(ev.Domain), who)
+			return fmt.Sprintf("DNS resolution of mining pool %s triggered by %s", Clean(ev.Domain), who)
 		}
-		return fmt.Sprintf("Outbound connection %s to a mining pool (IP: %s, port %d)", who, clean(ev.Addr.Addr().String()), ev.Addr.Port())
+		return fmt.Sprintf("Outbound connection %s to a mining pool (IP: %s, port %d)", who, Clean(ev.Addr.Addr().String()), ev.Addr.Port())
 	case policy.Rebinding:
-		return fmt.Sprintf("DNS resolution of domain name %s triggered by %s leads to a private address", clean(ev.Domain), who)
+		return fmt.Sprintf("DNS resolution of domain name %s triggered by %s leads to a private address", Clean(ev.Domain), who)
 	case policy.Tunnel:
-		return fmt.Sprintf("%s carries data out by DNS resolution (%s)", who, clean(ev.Domain))
+		return fmt.Sprintf("%s carries data out by DNS resolution (%s)", who, Clean(ev.Domain))
 	case policy.EncryptedDNS:
 		if ev.Kind == policy.Lookup {
-			return fmt.Sprintf("DNS resolution of encrypted resolver %s triggered by %s", clean(ev.Domain), who)
+			return fmt.Sprintf("DNS resolution of encrypted resolver %s triggered by %s", Clean(ev.Domain), who)
 		}
-		return fmt.Sprintf("Outbound connection %s to an encrypted resolver (IP: %s, port %d)", who, clean(ev.Addr.Addr().String()), ev.Addr.Port())
+		return fmt.Sprintf("Outbound connection %s to an encrypted resolver (IP: %s, port %d)", who, Clean(ev.Addr.Addr().String()), ev.Addr.Port())
 	case policy.Unreadable:
 		if ev.Kind == policy.Unknown {
-			return fmt.Sprintf("Call %s of %s could not be read (%s)", clean(ev.Call), who, clean(ev.Why))
+			return fmt.Sprintf("Call %s of %s could not be read (%s)", Clean(ev.Call), who, Clean(ev.Why))
 		}
 	}
-	return clean(v.Reason)
+	return Clean(v.Reason)
 }
 
 // launched is the message of a detection at the start of a program, or "".
@@ -99,9 +99,9 @@ func launched(p *policy.Program, v policy.Verdict) string {
 	case policy.SetUID:
 		return fmt.Sprintf("%s launched and gains privileges (SUID). Full command: %s", name, command)
 	case policy.WebShell, policy.UnexpectedProcess:
-		return fmt.Sprintf("%s launched and is not expected here: %s. Full command: %s", name, clean(v.Reason), command)
+		return fmt.Sprintf("%s launched and is not expected here: %s. Full command: %s", name, Clean(v.Reason), command)
 	case policy.MalwareProcess:
-		return fmt.Sprintf("%s launched and is detected as %s malware in the custom malware feed. Full command: %s", name, clean(v.Malware), command)
+		return fmt.Sprintf("%s launched and is detected as %s malware in the custom malware feed. Full command: %s", name, Clean(v.Malware), command)
 	case policy.Swapped:
 		return name + " was launched in place of the judged program and ended"
 	}
@@ -139,21 +139,21 @@ func wrote(who string, f *policy.File, v policy.Verdict) string {
 // malware is the name of what was found, or the digest that it was found by.
 func malware(f *policy.File, v policy.Verdict) string {
 	if v.Malware != "" {
-		return clean(v.Malware)
+		return Clean(v.Malware)
 	}
 	if name := detail(f, policy.FoundMalware); name != "" {
 		return name
 	}
 	if f.MD5 != "" {
-		return clean(f.MD5)
+		return Clean(f.MD5)
 	}
-	return clean(f.SHA256)
+	return Clean(f.SHA256)
 }
 
 func detail(f *policy.File, what policy.Content) string {
 	for i := range f.Findings {
 		if f.Findings[i].What == what {
-			return clean(f.Findings[i].Detail)
+			return Clean(f.Findings[i].Detail)
 		}
 	}
 	return ""
@@ -176,16 +176,16 @@ func programName(p policy.Program) string {
 	if name == "" {
 		return unknownProcess
 	}
-	return clean(name)
+	return Clean(name)
 }
 
 // fileName is what people call a file or socket.
 func fileName(f *policy.File) string {
 	switch {
 	case f.Path != "":
-		return clean(f.Path)
+		return Clean(f.Path)
 	case f.Typed != "":
-		return clean(f.Typed)
+		return Clean(f.Typed)
 	}
 	return "without a name"
 }

@@ -321,7 +321,7 @@ func (p *part) Write(b []byte) (int, error) {
 
 func TestTornLine(t *testing.T) {
 	w := &part{limits: []int{5, 0}}
-	l := NewLines(w)
+	l := newLines(w)
 	for i, want := range []error{io.ErrShortWrite, io.ErrShortWrite, nil, nil} {
 		if err := l.Write(Record{Msg: "x"}); !errors.Is(err, want) {
 			t.Errorf("write %d: %v", i, err)

@@ -25,6 +25,8 @@ const (
 	// Checked calls were judged and continued: the target may have changed
 	// the arguments in between.
 	Checked = "checked"
+	// Observed is what was seen, too late to be stopped.
+	Observed = "observed"
 	// Refused calls were not done.
 	Refused = "refused"
 )
@@ -113,7 +115,7 @@ type Source struct {
 
 // Outcome is what happened to an event after its verdict.
 type Outcome struct {
-	Level   string    // [Performed], [Verified], [Checked] or [Refused]
+	Level   string    // [Performed], [Verified], [Checked], [Observed] or [Refused]
 	Refused bool      // it was really stopped
 	Err     error     // what went wrong with the reply
 	Time    time.Time // the zero Time is now
@@ -130,54 +132,54 @@ func New(src *Source, ev *policy.Event, v policy.Verdict, out Outcome) Record {
 	r.Type = typeOf(ev)
 	r.AttackType = string(v.Detection)
 	r.Effect = v.Effect.String()
-	r.RuleName = clean(v.Rule)
+	r.RuleName = Clean(v.Rule)
 	for _, t := range v.Techniques() {
-		r.Techniques = append(r.Techniques, clean(t))
+		r.Techniques = append(r.Techniques, Clean(t))
 	}
-	r.CustomRule, r.Category = clean(v.Custom), category(v)
+	r.CustomRule, r.Category = Clean(v.Custom), category(v)
 	r.Incident = r.Category != ""
 	r.Msg = Message(ev, v)
 	r.Severity = "medium"
 	if v.Effect.Refuses() {
 		r.Severity = "high"
 	}
-	r.User = clean(ev.Subject.User)
+	r.User = Clean(ev.Subject.User)
 	r.PID = ev.Subject.PID
-	r.ProcessPath = clean(ev.Subject.Path)
+	r.ProcessPath = Clean(ev.Subject.Path)
 	r.Command = CommandLine(ev.Subject.Command)
-	r.Domain = clean(ev.Domain)
-	r.QueryType = clean(ev.QType)
+	r.Domain = Clean(ev.Domain)
+	r.QueryType = Clean(ev.QType)
 	if ev.Kind == policy.Outbound {
-		r.Domain = clean(ev.Name)
+		r.Domain = Clean(ev.Name)
 	}
-	r.Call = clean(ev.Call)
-	r.Reason = clean(v.Reason)
+	r.Call = Clean(ev.Call)
+	r.Reason = Clean(v.Reason)
 	r.Level = out.Level
 	r.Refused = out.Refused
 	if out.Err != nil {
-		r.Err = clean(out.Err.Error())
+		r.Err = Clean(out.Err.Error())
 	}
 	if ev.Addr.IsValid() {
-		r.IP = clean(ev.Addr.Addr().String())
+		r.IP = Clean(ev.Addr.Addr().String())
 		r.Port = int(ev.Addr.Port())
 	}
 	if ev.Kind == policy.FileWrite || ev.Kind == policy.UnixConnect {
-		r.FilePath, r.MD5 = fileName(&ev.File), clean(ev.File.MD5)
+		r.FilePath, r.MD5 = fileName(&ev.File), Clean(ev.File.MD5)
 	}
 	if ev.Kind == policy.Launch {
 		p := ev.Program
-		r.ProcessPath = clean(resolved(p))
+		r.ProcessPath = Clean(resolved(p))
 		r.Command = CommandLine(p.Command)
 		r.Dev, r.Ino = p.Dev, p.Ino
 		for _, path := range p.Interpreters {
-			r.Interpreters = append(r.Interpreters, clean(path))
+			r.Interpreters = append(r.Interpreters, Clean(path))
 		}
 		if ev.Subject.PID != 0 || ev.Subject.Path != "" {
-			r.Ancestry = append(r.Ancestry, policy.Ancestor{PID: ev.Subject.PID, Path: clean(ev.Subject.Path)})
+			r.Ancestry = append(r.Ancestry, policy.Ancestor{PID: ev.Subject.PID, Path: Clean(ev.Subject.Path)})
 		}
 	}
 	for _, a := range ev.Subject.Ancestors {
-		r.Ancestry = append(r.Ancestry, policy.Ancestor{PID: a.PID, Path: clean(a.Path)})
+		r.Ancestry = append(r.Ancestry, policy.Ancestor{PID: a.PID, Path: Clean(a.Path)})
 	}
 	return r
 }
@@ -187,7 +189,7 @@ func New(src *Source, ev *policy.Event, v policy.Verdict, out Outcome) Record {
 func Notice(src *Source, msg string, at time.Time) Record {
 	r := src.record(at)
 	r.Type = typeDefender
-	r.Msg = clean(msg)
+	r.Msg = Clean(msg)
 	return r
 }
 
@@ -199,11 +201,11 @@ func (s *Source) record(at time.Time) Record {
 	r := Record{
 		Time:          at.UTC().Round(time.Microsecond),
 		Count:         1,
-		AppID:         clean(s.AppID),
-		Hostname:      clean(s.Hostname),
-		ContainerName: clean(s.Container),
-		ImageName:     clean(s.Image),
-		ImageID:       clean(s.ImageID),
+		AppID:         Clean(s.AppID),
+		Hostname:      Clean(s.Hostname),
+		ContainerName: Clean(s.Container),
+		ImageName:     Clean(s.Image),
+		ImageID:       Clean(s.ImageID),
 		Version:       s.Version,
 		DryRun:        s.DryRun,
 	}

@@ -85,7 +85,7 @@ func TestJSON(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.what, func(t *testing.T) {
 			var b bytes.Buffer
-			if err := NewLines(&b).Write(tt.r); err != nil {
+			if err := newLines(&b).Write(tt.r); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tt.want+"\n", b.String()); diff != "" {
@@ -354,7 +354,7 @@ func FuzzRecord(f *testing.F) {
 		for _, d := range []policy.Detection{policy.DeniedProcess, policy.DeniedDNS, policy.Unreadable, policy.Swapped, "x"} {
 			var out bytes.Buffer
 			r := New(src, &ev, policy.Verdict{Detection: d, Reason: a, Rule: b}, Outcome{Err: errors.New(c)})
-			if err := NewLines(&out).Write(r); err != nil {
+			if err := newLines(&out).Write(r); err != nil {
 				t.Fatal(err)
 			}
 			if err := NewDryRun(&out).Write(r); err != nil {

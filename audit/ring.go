@@ -234,7 +234,7 @@ func (r *Ring) event(m *moment) ForensicEvent {
 	}
 	e := ForensicEvent{
 		Timestamp: m.at.UTC().Round(time.Microsecond), PID: int(m.pid), PPID: int(m.ppid),
-		User: clean(m.user), Process: clean(m.path), Refused: m.refused,
+		User: Clean(m.user), Process: Clean(m.path), Refused: m.refused,
 	}
 	switch {
 	case m.record:
@@ -245,16 +245,16 @@ func (r *Ring) event(m *moment) ForensicEvent {
 	case m.kind == policy.Launch:
 		e.Type, e.Path, e.Command = forensicProcess, e.Process, CommandLine(argv)
 	case m.kind == policy.Lookup:
-		e.Type, e.Domain, e.DomainType = forensicDNS, clean(text), clean(m.more)
+		e.Type, e.Domain, e.DomainType = forensicDNS, Clean(text), Clean(m.more)
 	case m.kind == policy.Outbound:
-		e.Type, e.Outbound, e.Domain = forensicConnected, true, clean(text)
+		e.Type, e.Outbound, e.Domain = forensicConnected, true, Clean(text)
 		e.DstIP, e.DstPort = m.addr.Addr().String(), int(m.addr.Port())
 	case m.kind == policy.UnixConnect:
-		e.Type, e.Outbound, e.Path = forensicConnected, true, clean(text)
+		e.Type, e.Outbound, e.Path = forensicConnected, true, Clean(text)
 	case m.kind == policy.Listen:
 		e.Type, e.Port = forensicListening, int(m.addr.Port())
 	case m.kind == policy.FileWrite:
-		e.Type, e.Path, e.Message = forensicFile, clean(text), clean(m.more)
+		e.Type, e.Path, e.Message = forensicFile, Clean(text), Clean(m.more)
 		if m.about != "" {
 			e.Type = m.about
 		}

@@ -91,7 +91,7 @@ type Tally struct {
 // NewSums returns a sink that sums up records of src before next, and writes
 // the sums that a killed process left.
 func NewSums(src *Source, next Sink, keep Keeper) *Sums {
-	container := cmp.Or(clean(src.Container), clean(src.AppID), clean(src.Hostname), "without a name")
+	container := cmp.Or(Clean(src.Container), Clean(src.AppID), Clean(src.Hostname), "without a name")
 	s := &Sums{next: next, keep: keep, container: container, kinds: make(map[kind]*kindState)}
 	var left []Record
 	if data, err := keep.Load(sumsName); err == nil && json.Unmarshal(data, &left) == nil {

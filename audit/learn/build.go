@@ -66,7 +66,7 @@ func groups(recordings []*Recording) []group {
 			g.name, g.scope.Images = h.Image, []string{pattern(h.Image)}
 		}
 		i := slices.IndexFunc(all, func(o group) bool {
-			return o.name == g.name && slices.Equal(o.scope.Containers, g.scope.Containers) && slices.Equal(o.scope.AppIDs, g.scope.AppIDs)
+			return o.name == g.name && weight(o.scope) == weight(g.scope)
 		})
 		if i < 0 {
 			g.Recording = NewRecording(h)
@@ -82,6 +82,7 @@ func groups(recordings []*Recording) []group {
 	return all
 }
 
+// weight orders scopes by what they select by, the narrowest first.
 func weight(s policy.Scope) int {
 	switch {
 	case len(s.Containers) > 0:
@@ -152,6 +153,9 @@ const (
 	neverAnEntry    = "*"
 	customNameStart = "learned: "
 )
+
+// allowLists are all of them, in the order of a policy file.
+var allowLists = []string{processesAllow, dnsAllow, outboundAllow, outboundNames, outboundPorts, families, listenPorts, unixAllow, filesAllow}
 
 // list returns a list of a rule that is an allow list, with its section made.
 func list(r *policy.Rule, path string) *[]string {
@@ -235,7 +239,7 @@ func (b *builder) build() {
 		b.place(&b.obs[i])
 	}
 	b.widen()
-	for _, path := range []string{processesAllow, dnsAllow, outboundAllow, outboundNames, outboundPorts, families, listenPorts, unixAllow, filesAllow} {
+	for _, path := range allowLists {
 		entries := b.lists[path]
 		if len(entries) == 0 {
 			continue

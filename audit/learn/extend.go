@@ -31,7 +31,7 @@ func Extend(p *policy.Policy, recordings []*Recording) (additions []file.Additio
 			}
 		}
 		b.widen()
-		for _, path := range []string{processesAllow, dnsAllow, outboundAllow, outboundNames, outboundPorts, families, listenPorts, unixAllow, filesAllow} {
+		for _, path := range allowLists {
 			entries := b.lists[path]
 			// What families may do is judged by other lists, too.
 			if len(entries) == 0 || path != families && !has(&p.Rules[at], path) {

@@ -167,11 +167,11 @@ func maskTemp(s string, inTemp bool) (string, bool) {
 // maskVersion puts a star in place of the first version such as 1.2 or 1.2.3.
 func maskVersion(s string) (string, bool) {
 	for i := 0; i < len(s); i++ {
-		if s[i] < '0' || s[i] > '9' || i > 0 && (alnumDigit(s[i-1]) || s[i-1] == '.') {
+		if s[i] < '0' || s[i] > '9' || i > 0 && (isDigit(s[i-1]) || s[i-1] == '.') {
 			continue
 		}
 		j, dots := i, 0
-		for j < len(s) && (alnumDigit(s[j]) || s[j] == '.' && j+1 < len(s) && alnumDigit(s[j+1])) {
+		for j < len(s) && (isDigit(s[j]) || s[j] == '.' && j+1 < len(s) && isDigit(s[j+1])) {
 			if s[j] == '.' {
 				dots++
 			}
@@ -185,7 +185,7 @@ func maskVersion(s string) (string, bool) {
 	return "", false
 }
 
-func alnumDigit(c byte) bool { return '0' <= c && c <= '9' }
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // volatile reports whether a run of letters and digits is a hash or a number
 // that counts or tells the time: 12 hexadecimals of both kinds, or 5 digits.
@@ -199,7 +199,7 @@ func volatile(run string) bool {
 	hasDigit := false
 	for i := range len(run) {
 		switch c := run[i]; {
-		case alnumDigit(c):
+		case isDigit(c):
 			hasDigit = true
 		case 'a' <= c && c <= 'f', 'A' <= c && c <= 'F':
 		default:
@@ -241,7 +241,7 @@ func isUUID(s string) bool {
 
 func digits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
-func alnum(c byte) bool { return alnumDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'z' }
+func alnum(c byte) bool { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 func allAlnum(s string) bool {
 	for i := range len(s) {
@@ -264,7 +264,7 @@ func changes(s string) int {
 	for i := range len(s) {
 		var class byte
 		switch c := s[i]; {
-		case alnumDigit(c):
+		case isDigit(c):
 			class = 1
 		case 'a' <= c && c <= 'z':
 			class = 2
