@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,7 +86,7 @@ func newAnswer(m *dns.Msg) (*answer, error) {
 	a := &answer{rcode: m.Rcode}
 	m.Rcode &= 0xF
 	m.Answer = a.chain(m.Question[0], m.Answer)
-	m.Ns = withoutHops(m.Ns)
+	m.Ns = slices.DeleteFunc(m.Ns, ofOneHop)
 	if opt := m.IsEdns0(); opt != nil {
 		for _, o := range opt.Option {
 			if e, ok := o.(*dns.EDNS0_EDE); ok && len(a.ede) <= maxExtra {
@@ -160,16 +161,6 @@ func ofOneHop(rr dns.RR) bool {
 	return t == dns.TypeOPT || t == dns.TypeTSIG || t == dns.TypeSIG
 }
 
-func withoutHops(records []dns.RR) []dns.RR {
-	var kept []dns.RR
-	for _, rr := range records {
-		if !ofOneHop(rr) {
-			kept = append(kept, rr)
-		}
-	}
-	return kept
-}
-
 // keepFor returns how long an answer may be kept, in seconds: the shortest TTL
 // in it, or of a name or type that is not there what RFC 2308 5 says.
 func keepFor(m *dns.Msg, rcode int) uint32 {
@@ -207,12 +198,12 @@ func (a *answer) leadsTo(rr dns.RR, asked string) {
 		if err != nil || n <= 1 {
 			return
 		}
-		if d := domain(buf[:n]); !contains(a.about.Names, d) {
+		if d := domain(buf[:n]); !slices.Contains(a.about.Names, d) {
 			a.about.Names = append(a.about.Names, d)
 		}
 	}
 	addr := func(b []byte) {
-		if ip, ok := netip.AddrFromSlice(b); ok && !contains(a.about.Addrs, ip.Unmap()) {
+		if ip, ok := netip.AddrFromSlice(b); ok && !slices.Contains(a.about.Addrs, ip.Unmap()) {
 			a.about.Addrs = append(a.about.Addrs, ip.Unmap())
 		}
 	}
@@ -248,15 +239,6 @@ func (a *answer) leadsTo(rr dns.RR, asked string) {
 	case *dns.HTTPS:
 		service(&rr.SVCB)
 	}
-}
-
-func contains[T comparable](list []T, v T) bool {
-	for _, x := range list {
-		if x == v {
-			return true
-		}
-	}
-	return false
 }
 
 // findTTLs notes where the TTLs are in wire, which the library wrote.

@@ -201,8 +201,8 @@ func (q *query) isTransfer() bool { return q.qtype == dns.TypeAXFR || q.qtype ==
 
 // cacheable reports whether the answer may be one that was given before.
 func (q *query) cacheable() bool {
-	return q.qclass == dns.ClassINET && q.bits&bitRD != 0 && q.qtype < 128 || // RFC 6895 3.1: 128 to 255 are no data
-		q.qclass == dns.ClassINET && q.bits&bitRD != 0 && q.qtype > 255
+	data := q.qtype < 128 || q.qtype > 255 // RFC 6895 3.1
+	return data && q.qclass == dns.ClassINET && q.bits&bitRD != 0
 }
 
 // maxKey is the length of the longest key.

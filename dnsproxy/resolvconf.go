@@ -17,8 +17,8 @@ const (
 	maxNameservers = 3 // more are ignored by every resolver
 )
 
-// ErrNoResolvConf means that there is no file to take over.
-var ErrNoResolvConf = errors.New("there is no resolv.conf")
+// errNoResolvConf means that there is no file to take over.
+var errNoResolvConf = errors.New("there is no resolv.conf")
 
 // Resolv is what a resolv.conf says about servers.
 type Resolv struct {
@@ -103,7 +103,7 @@ func serversOf(data []byte, ours netip.Addr) []netip.AddrPort {
 // restore is never nil and may be called twice. It puts back the original byte
 // for byte, or, if somebody else has changed the file meanwhile, takes only
 // our lines out. The upstreams are valid even with an error, as long as the
-// file can be read; without a file the error is [ErrNoResolvConf].
+// file can be read or there is none.
 func Takeover(path string, ours netip.Addr) (restore func() error, upstreams []netip.AddrPort, err error) {
 	t := takeover{path: path, ours: ours.Unmap(), listens: listens}
 	upstreams, err = t.run()
@@ -126,7 +126,7 @@ func (t *takeover) run() ([]netip.AddrPort, error) {
 	found, err := os.ReadFile(t.path)
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return serversOf(nil, t.ours), ErrNoResolvConf
+			return serversOf(nil, t.ours), errNoResolvConf
 		}
 		return nil, err
 	}

@@ -215,7 +215,7 @@ func TestTakeoverWithoutFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	restore, ups, err := Takeover(path, netip.MustParseAddr("127.0.0.9"))
 	home := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}
-	if !errors.Is(err, ErrNoResolvConf) || cmp.Diff(home, ups, addresses) != "" {
+	if !errors.Is(err, errNoResolvConf) || cmp.Diff(home, ups, addresses) != "" {
 		t.Errorf("got %v, %v", ups, err)
 	}
 	if err := restore(); err != nil {
