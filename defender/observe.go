@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"appdefender/audit"
 	"appdefender/defender/proc"
 	"appdefender/defender/supervisor"
 	"appdefender/internal/early"
@@ -20,8 +21,8 @@ const (
 	enterEvery   = 2 * time.Second
 )
 
-// Observed is the level of what was seen and could not be stopped.
-const Observed supervisor.Level = "observed"
+// observed is the level of what was seen and could not be stopped.
+const observed supervisor.Level = audit.Observed
 
 // observe looks at processes that no filter of ours stops, and judges them as
 // if they were just starting: at the level observe the target's own, and in a
@@ -100,7 +101,7 @@ func (d *Defender) observed(pid int, again bool) bool {
 	}
 	if v := d.decide(&ev); v.Tell() {
 		v.Allow = true // it runs
-		d.record(&ev, v, supervisor.Outcome{Level: Observed}, time.Now())
+		d.record(&ev, v, supervisor.Outcome{Level: observed}, time.Now())
 	}
 	return true
 }

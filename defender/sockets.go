@@ -105,7 +105,7 @@ func (d *Defender) inherited() {
 			ev.Subject = proc.Describe(early.Stage().PID())
 			ev.Subject.Command = d.cfg.Argv
 			v.Allow = true // it is open
-			d.record(&ev, v, supervisor.Outcome{Level: Observed}, time.Now())
+			d.record(&ev, v, supervisor.Outcome{Level: observed}, time.Now())
 		}
 	}
 	if told > maxInherited {

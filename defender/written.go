@@ -401,7 +401,7 @@ func (d *Defender) lookAt(l look) {
 	if !v.Tell() {
 		return
 	}
-	d.queue.Add(audit.New(&d.src, &ev, v, audit.Outcome{Level: string(Observed), Err: err, Time: time.Now()}))
+	d.queue.Add(audit.New(&d.src, &ev, v, audit.Outcome{Level: audit.Observed, Err: err, Time: time.Now()}))
 	if v.Effect == policy.Block && !v.Allow {
 		d.end()
 	}

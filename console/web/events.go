@@ -72,11 +72,9 @@ type row struct {
 	Detail     *detail // nil: fetched when the row is opened
 }
 
-// Cursor is the audit's id as text: a script's numbers are too small for it.
+// Cursor is the audit's id as text, for a script's numbers are too small for it,
+// and for ids of HTML.
 func (r row) Cursor() string { return strconv.FormatInt(r.ID, 10) }
-
-// Key is the audit's id as part of an HTML id.
-func (r row) Key() string { return r.Cursor() }
 
 func newRow(a store.Audit) row {
 	return row{
@@ -282,6 +280,7 @@ var levelHints = map[string]string{
 	audit.Performed: "The Defender did this itself, with the arguments it had judged.",
 	audit.Verified:  "The Defender looked again after the kernel had done it.",
 	audit.Checked:   "Judged, then continued: the application could have changed the arguments in between.",
+	audit.Observed:  "It was seen, too late to be stopped.",
 	audit.Refused:   "It was not done.",
 }
 
