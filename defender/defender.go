@@ -183,14 +183,7 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 		}
 		return ExitFailed, err
 	}
-	observing, stopObserving := context.WithCancel(ctx)
-	defer stopObserving()
-	if d.learn != nil {
-		learned := make(chan struct{})
-		go func() { defer close(learned); d.learn.run(observing, func(err error) { d.notice("%v", err) }) }()
-		defer func() { stopObserving(); <-learned }()
-	}
-	go d.observe(observing)
+	defer d.startObserving(ctx)()
 	select {
 	case <-d.target.Done():
 	case <-d.guardianGone():
@@ -212,7 +205,9 @@ func (d *Defender) startRecording(sinks []audit.Sink, line *line) (end func()) {
 	return func() {
 		cancel()
 		<-recorded
-		d.summarize()
+		if d.dryRun != nil {
+			_ = d.dryRun.Summary(os.Stderr)
+		}
 		if d.learn != nil {
 			d.learn.finish()
 		}
@@ -220,6 +215,21 @@ func (d *Defender) startRecording(sinks []audit.Sink, line *line) (end func()) {
 			line.stop()
 		}
 	}
+}
+
+// startObserving looks at processes that no call shows, and writes what is
+// learned, until end is called.
+func (d *Defender) startObserving(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	learned := make(chan struct{})
+	go func() {
+		defer close(learned)
+		if d.learn != nil {
+			d.learn.run(ctx, func(err error) { d.notice("%v", err) })
+		}
+	}()
+	go d.observe(ctx)
+	return func() { cancel(); <-learned }
 }
 
 func (d *Defender) notice(format string, args ...any) {
@@ -256,12 +266,6 @@ func (d *Defender) openSinks() ([]audit.Sink, func(), error) {
 			}
 		}
 	}, nil
-}
-
-func (d *Defender) summarize() {
-	if d.dryRun != nil {
-		_ = d.dryRun.Summary(os.Stderr)
-	}
 }
 
 // chooseBackend finds out what supervision can do here, and leaves the filter
@@ -528,11 +532,6 @@ func (d *Defender) guardianGone() <-chan struct{} {
 
 // finish ends what the target left behind.
 func (d *Defender) finish() {
-	defer func() {
-		if d.written != nil {
-			d.written.end()
-		}
-	}()
 	grace := restGrace
 	if os.Getpid() == 1 {
 		grace = 0 // as the kernel does with a container
@@ -546,6 +545,9 @@ func (d *Defender) finish() {
 	}
 	if err := early.Stage().Failure(); err != nil {
 		fmt.Fprintf(os.Stderr, "defender: starting %s: %v\n", d.cfg.Argv[0], err)
+	}
+	if d.written != nil {
+		d.written.end()
 	}
 }
 
