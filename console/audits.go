@@ -177,7 +177,7 @@ func (s *Server) getAudits(w http.ResponseWriter, r *http.Request) error {
 	if n := len(audits); n > 0 {
 		body["next"] = strconv.FormatInt(audits[n-1].ID, 10)
 	}
-	return WriteJSON(w, http.StatusOK, body)
+	return writeJSON(w, http.StatusOK, body)
 }
 
 func (s *Server) getAppIDs(w http.ResponseWriter, r *http.Request) error {
@@ -185,5 +185,5 @@ func (s *Server) getAppIDs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"appIDs": append([]string{}, ids...)})
+	return writeJSON(w, http.StatusOK, map[string]any{"appIDs": append([]string{}, ids...)})
 }

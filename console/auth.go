@@ -33,8 +33,8 @@ func SessionOf(r *http.Request) *store.Session {
 	return ses
 }
 
-// who is the name of who asks, for the list of changes.
-func who(r *http.Request) string {
+// Who is the name of who asks, for the list of changes.
+func Who(r *http.Request) string {
 	if ses := SessionOf(r); ses != nil {
 		return ses.User.Name
 	}

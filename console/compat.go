@@ -39,7 +39,7 @@ func (s *Server) postAuthenticate(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]string{"token": token})
+	return writeJSON(w, http.StatusOK, map[string]string{"token": token})
 }
 
 // compatError is the error of a conversion.
@@ -61,13 +61,13 @@ func compatError(status int, err error) error {
 // ours can show what was left out.
 func writeNotes(w http.ResponseWriter, notes []compat.Fault) error {
 	if len(notes) == 0 {
-		return WriteJSON(w, http.StatusOK, struct{}{})
+		return writeJSON(w, http.StatusOK, struct{}{})
 	}
 	lines := make([]string, len(notes))
 	for i, n := range notes {
 		lines[i] = n.String()
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"notes": lines})
+	return writeJSON(w, http.StatusOK, map[string]any{"notes": lines})
 }
 
 func (s *Server) getCompatPolicy(w http.ResponseWriter, _ *http.Request) error {
@@ -79,7 +79,7 @@ func (s *Server) getCompatPolicy(w http.ResponseWriter, _ *http.Request) error {
 	if err != nil {
 		return compatError(http.StatusConflict, err)
 	}
-	return WriteJSON(w, http.StatusOK, out)
+	return writeJSON(w, http.StatusOK, out)
 }
 
 // compatBody reads what is to be imported, and the custom rules that it may
@@ -105,7 +105,7 @@ func (s *Server) putCompatPolicy(w http.ResponseWriter, r *http.Request) error {
 		return compatError(http.StatusBadRequest, err)
 	}
 	var kept []compat.Fault
-	_, err = s.ChangePolicy(r.Context(), who(r), "replaced the policy by an import", 0, func(p *policy.Policy) error {
+	_, err = s.ChangePolicy(r.Context(), Who(r), "replaced the policy by an import", 0, func(p *policy.Policy) error {
 		for i := range next.Rules {
 			to := &next.Rules[i]
 			if j := slices.IndexFunc(p.Rules, func(old policy.Rule) bool { return old.Name == to.Name }); j >= 0 {
@@ -130,7 +130,7 @@ func (s *Server) postCompatRule(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return compatError(http.StatusBadRequest, err)
 	}
-	if _, err := s.AddRule(r.Context(), who(r), 0, 0, rule); err != nil {
+	if _, err := s.AddRule(r.Context(), Who(r), 0, 0, rule); err != nil {
 		return err
 	}
 	return writeNotes(w, notes)
@@ -149,11 +149,7 @@ func compatQuery(q url.Values, now time.Time) (store.AuditFilter, store.AuditPag
 	// Records of Defenders' own news have a type that other clients do not
 	// know.
 	f := store.AuditFilter{Types: []string{"processes", "network", "filesystem"}}
-	p := store.AuditPage{Limit: compatPage}
-	if q.Get("sort") != "" {
-		reverse, _ := strconv.ParseBool(q.Get("reverse")) // what is none is told below
-		p.OldestFirst = !reverse
-	}
+	p := store.AuditPage{Limit: compatPage, OldestFirst: oldestFirst(q)}
 	words := map[string]*[]string{ // several in one value, with commas between
 		"type": &f.Types, "effect": &f.Effects, "attackType": &f.AttackTypes, "appID": &f.AppIDs, "id": &f.IDs, "container": &f.Containers,
 		"imageName": &f.Images, "hostname": &f.Hostnames, "profileID": &f.ProfileIDs, "user": &f.Users,
@@ -198,36 +194,63 @@ func splitWords(values []string) []string {
 	return all
 }
 
-// compatParameter reads a parameter that has one value.
-func compatParameter(key, value string, now time.Time, f *store.AuditFilter, p *store.AuditPage) (err error) {
+// compatParameter reads a parameter of audits that has one value.
+func compatParameter(key, value string, now time.Time, f *store.AuditFilter, p *store.AuditPage) error {
+	if ours, err := pageParameter(key, value, now, &p.Offset, &p.Limit, &f.From, &f.To); ours {
+		return err
+	}
+	switch {
+	case key != "search":
+		return errNoFilter
+	case len(value) > maxText:
+		return fmt.Errorf("longer than %d bytes", maxText)
+	}
+	f.Text = value
+	return nil
+}
+
+var errNoFilter = errors.New("this filter is not supported")
+
+// pageParameter reads a parameter that all lists of the compatible API have,
+// and reports whether it is one. Their order is that of [oldestFirst].
+func pageParameter(key, value string, now time.Time, offset, limit *int, from, to *time.Time) (ours bool, err error) {
 	switch key {
 	case "offset":
-		p.Offset, err = upTo(value, store.MaxAuditOffset)
+		*offset, err = upTo(value, store.MaxAuditOffset)
 	case "limit":
-		p.Limit, err = upTo(value, compatMaxPage)
-		if p.Limit == 0 {
-			p.Limit = compatPage
+		if *limit, err = upTo(value, compatMaxPage); *limit == 0 {
+			*limit = compatPage
 		}
 	case "from":
-		f.From, err = parseTime(value, now)
+		*from, err = parseTime(value, now)
 	case "to":
-		f.To, err = parseTime(value, now)
+		*to, err = parseTime(value, now)
 	case "sort":
 		if value != "time" {
 			err = fmt.Errorf("only by time, not by %q", value)
 		}
 	case "reverse":
-		_, err = strconv.ParseBool(value)
-	case "search":
-		f.Text = value
-		if len(value) > maxText {
-			err = fmt.Errorf("longer than %d bytes", maxText)
-		}
+		_, err = parseBool(value)
 	case "project": // there is one
 	default:
-		err = errors.New("this filter is not supported")
+		return false, nil
 	}
-	return err
+	return true, err
+}
+
+// oldestFirst is the order that a list is asked for in. A wrong word for it is
+// told by [pageParameter].
+func oldestFirst(q url.Values) bool {
+	reverse, _ := parseBool(q.Get("reverse"))
+	return q.Get("sort") != "" && !reverse
+}
+
+func parseBool(s string) (bool, error) {
+	yes, err := strconv.ParseBool(s)
+	if err != nil {
+		return false, fmt.Errorf("%q is neither true nor false", s)
+	}
+	return yes, nil
 }
 
 // upTo reads a number from 0 to most.
@@ -248,5 +271,5 @@ func (s *Server) getCompatAudits(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, append([]store.Audit{}, audits...))
+	return writeJSON(w, http.StatusOK, append([]store.Audit{}, audits...))
 }

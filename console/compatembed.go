@@ -30,9 +30,9 @@ func (s *Server) compatEmbed(format inject.Format) Handler {
 			if q.Get(key) == "" {
 				continue
 			}
-			on, err := strconv.ParseBool(q.Get(key))
+			on, err := parseBool(q.Get(key))
 			if err != nil {
-				return Errorf(http.StatusBadRequest, "%s: %q is neither true nor false", key, q.Get(key))
+				return Errorf(http.StatusBadRequest, "%s: %v", key, err)
 			}
 			m.FileMonitoring = &on
 		}
@@ -118,5 +118,5 @@ func (s *Server) embedAt(r *http.Request, addr string, m *EmbedRequest, way Embe
 	if err != nil {
 		return nil, nil, err
 	}
-	return e, zip, s.Embedded(r.Context(), who(r), m, e)
+	return e, zip, s.Embedded(r.Context(), Who(r), m, e)
 }

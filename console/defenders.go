@@ -68,7 +68,7 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.log.Info("enrolled", "instance", instance, "appID", m.AppID, "container", m.Container, "from", r.RemoteAddr)
-	return WriteJSON(w, http.StatusOK, wire.Enrolled{Instance: instance, Credential: credential, PolicyKey: s.PolicyKey()})
+	return writeJSON(w, http.StatusOK, wire.Enrolled{Instance: instance, Credential: credential, PolicyKey: s.PolicyKey()})
 }
 
 // defender returns the Defender that asks. With 401 it enrols again, with 403
@@ -227,7 +227,7 @@ func (s *Server) defenderAudits(w http.ResponseWriter, r *http.Request) error {
 	if first > acked+1 {
 		s.log.Info("gap in audits", "instance", d.Instance, "first", first, "acknowledged", acked)
 	}
-	return WriteJSON(w, http.StatusOK, wire.Acknowledged{Sequence: acked})
+	return writeJSON(w, http.StatusOK, wire.Acknowledged{Sequence: acked})
 }
 
 func (s *Server) defenderHeartbeat(w http.ResponseWriter, r *http.Request) error {
@@ -248,7 +248,7 @@ func (s *Server) defenderHeartbeat(w http.ResponseWriter, r *http.Request) error
 	if h.Generation > s.newest().Generation || h.Generation == s.newest().Generation && h.PolicyError != "" {
 		s.overtake(r.Context(), d.Instance, h.Generation)
 	}
-	return WriteJSON(w, http.StatusOK, wire.HeartbeatReply{Seconds: int(s.heartbeat / time.Second), Forensics: s.forensics.take(d.Instance)})
+	return writeJSON(w, http.StatusOK, wire.HeartbeatReply{Seconds: int(s.heartbeat / time.Second), Forensics: s.forensics.take(d.Instance)})
 }
 
 // The states of a Defender.
@@ -305,7 +305,7 @@ func (s *Server) getDefenders(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"defenders": all})
+	return writeJSON(w, http.StatusOK, map[string]any{"defenders": all})
 }
 
 func (s *Server) getDefender(w http.ResponseWriter, r *http.Request) error {
@@ -313,11 +313,11 @@ func (s *Server) getDefender(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, DefenderView{d, s.State(&d)})
+	return writeJSON(w, http.StatusOK, DefenderView{d, s.State(&d)})
 }
 
 func (s *Server) postRevoke(w http.ResponseWriter, r *http.Request) error {
-	if err := s.Revoke(r.Context(), who(r), r.PathValue("id")); err != nil {
+	if err := s.Revoke(r.Context(), Who(r), r.PathValue("id")); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -3,7 +3,6 @@ package console
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -251,14 +250,14 @@ func (s *Server) embed(way EmbedWay) Handler {
 			return err
 		}
 		if way != Original {
-			if err := s.Embedded(r.Context(), who(r), m, e); err != nil {
+			if err := s.Embedded(r.Context(), Who(r), m, e); err != nil {
 				return err
 			}
 		}
 		if way == Bundle {
 			return WriteFile(w, "application/zip", "protected.zip", zip)
 		}
-		return WriteJSON(w, http.StatusOK, e)
+		return writeJSON(w, http.StatusOK, e)
 	}
 }
 
@@ -273,13 +272,5 @@ func readEmbed(r *http.Request) (*EmbedRequest, error) {
 		return nil, Errorf(http.StatusBadRequest, "reading the body: it is not UTF-8")
 	}
 	m := new(EmbedRequest)
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(m); err != nil {
-		return nil, badBody(err)
-	}
-	if d.More() {
-		return nil, Errorf(http.StatusBadRequest, "reading the body: more than one value")
-	}
-	return m, nil
+	return m, decodeJSON(bytes.NewReader(body), m)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"mime"
@@ -136,12 +137,12 @@ func (s *Server) fail(w *statusWriter, r *http.Request, route Route, err error) 
 		if e.Status == http.StatusUnauthorized {
 			w.Header().Set("WWW-Authenticate", "Bearer") // Basic would make browsers ask
 		}
-		_ = WriteJSON(w, e.Status, errorBody{wire.Error{Message: e.Msg}, e.Faults})
+		_ = writeJSON(w, e.Status, errorBody{wire.Error{Message: e.Msg}, e.Faults})
 	}
 }
 
-// WriteJSON answers with a value as JSON.
-func WriteJSON(w http.ResponseWriter, status int, v any) error {
+// writeJSON answers with a value as JSON.
+func writeJSON(w http.ResponseWriter, status int, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -162,8 +163,10 @@ func WriteFile(w http.ResponseWriter, contentType, name string, data []byte) err
 
 // readJSON decodes a body. Unknown keys are errors: a misspelt one would be
 // ignored otherwise.
-func readJSON(r *http.Request, v any) error {
-	d := json.NewDecoder(r.Body)
+func readJSON(r *http.Request, v any) error { return decodeJSON(r.Body, v) }
+
+func decodeJSON(body io.Reader, v any) error {
+	d := json.NewDecoder(body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		return badBody(err)

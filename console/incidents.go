@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bytes"
 	"context"
 	"encoding/csv"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,9 +46,12 @@ type incidentJSON struct {
 	Instance string    `json:"instance"` // of the Defender, for its forensic data
 }
 
+// incidentType is that of all incidents, in the reference's words.
+const incidentType = "appEmbedded"
+
 func newIncidentJSON(i *store.Incident) incidentJSON {
 	out := incidentJSON{
-		ID: strconv.FormatInt(i.ID, 10), SerialNum: i.ID, Time: i.Last, Type: "appEmbedded", Category: i.Category,
+		ID: strconv.FormatInt(i.ID, 10), SerialNum: i.ID, Time: i.Last, Type: incidentType, Category: i.Category,
 		CustomRule: i.CustomRule, Profile: i.Profile, AppID: i.AppID, Acknowledged: i.Acknowledged,
 		Audits: append([]store.Audit{}, i.Audits...), First: i.First, Count: i.Count, Who: i.Who, Instance: i.Instance,
 	}
@@ -60,78 +65,53 @@ func newIncidentJSON(i *store.Incident) incidentJSON {
 // incidentQuery reads the parameters of the compatible API. A filter that we
 // do not have is an error, as for audits.
 func incidentQuery(q url.Values, now time.Time) (store.IncidentFilter, error) {
-	f := store.IncidentFilter{Limit: compatPage}
+	f := store.IncidentFilter{Limit: compatPage, OldestFirst: oldestFirst(q)}
+	lists := map[string]*[]string{"category": &f.Categories, "appID": &f.AppIDs, "profileID": &f.Profiles}
 	for key, values := range q {
-		var words []string
-		for _, v := range values {
-			for w := range strings.SplitSeq(v, ",") {
-				if w != "" {
-					words = append(words, w)
-				}
-			}
-		}
+		words := splitWords(values)
 		if len(words) == 0 {
 			continue
 		}
 		if len(words) > maxValues {
 			return f, Errorf(http.StatusBadRequest, "%s: more than %d values", key, maxValues)
 		}
-		var err error
-		switch key {
-		case "offset", "limit":
-			var n int
-			if n, err = strconv.Atoi(words[0]); err == nil && (n < 0 || key == "limit" && n > compatMaxPage) {
-				err = fmt.Errorf("%d is out of range", n)
-			}
-			if key == "offset" {
-				f.Offset = n
-			} else {
-				f.Limit = n
-			}
-		case "id":
-			for _, w := range words {
-				var id int64
-				if id, err = strconv.ParseInt(w, 10, 64); err != nil {
-					break
-				}
-				f.IDs = append(f.IDs, id)
-			}
-		case "category":
-			f.Categories = words
-		case "appID":
-			f.AppIDs = words
-		case "profileID":
-			f.Profiles = words
-		case "customRuleName":
-			f.Rules = values
-		case "type":
-			if words[0] != "appEmbedded" {
-				f.Categories = []string{""} // there are no others
-			}
-		case "acknowledged":
-			var yes bool
-			yes, err = strconv.ParseBool(words[0])
-			f.Acknowledged = &yes
-		case "from":
-			f.From, err = parseTime(words[0], now)
-		case "to":
-			f.To, err = parseTime(words[0], now)
-		case "sort":
-			if words[0] != "time" {
-				err = fmt.Errorf("only by time, not by %q", words[0])
-			}
-			f.OldestFirst = q.Get("reverse") != "true"
-		case "reverse":
-			_, err = strconv.ParseBool(words[0])
-		case "project": // there is one
-		default:
-			err = fmt.Errorf("this filter is not supported")
-		}
-		if err != nil {
+		if list := lists[key]; list != nil {
+			*list = words
+		} else if key == "customRuleName" { // which may have commas
+			f.Rules = slices.DeleteFunc(slices.Clone(values), func(v string) bool { return v == "" })
+		} else if err := incidentParameter(key, words, now, &f); err != nil {
 			return f, Errorf(http.StatusBadRequest, "%s: %v", key, err)
 		}
 	}
+	if types := splitWords(q["type"]); len(types) > 0 && !slices.Contains(types, incidentType) {
+		f.IDs = []int64{0} // there are no others
+	}
 	return f, nil
+}
+
+// incidentParameter reads a parameter that is no list of words.
+func incidentParameter(key string, values []string, now time.Time, f *store.IncidentFilter) error {
+	if ours, err := pageParameter(key, values[0], now, &f.Offset, &f.Limit, &f.From, &f.To); ours {
+		return err
+	}
+	switch key {
+	case "id":
+		for _, v := range values {
+			id, err := strconv.ParseInt(v, 10, 64)
+			if err != nil {
+				return fmt.Errorf("%q is not a number", v)
+			}
+			f.IDs = append(f.IDs, id)
+		}
+	case "acknowledged":
+		yes, err := parseBool(values[0])
+		f.Acknowledged = &yes
+		return err
+	case "type":
+	default:
+		return errNoFilter
+	}
+	return nil
 }
 
 func (s *Server) getIncidents(w http.ResponseWriter, r *http.Request) error {
@@ -147,7 +127,7 @@ func (s *Server) getIncidents(w http.ResponseWriter, r *http.Request) error {
 	for i := range all {
 		out[i] = newIncidentJSON(&all[i])
 	}
-	return WriteJSON(w, http.StatusOK, out)
+	return writeJSON(w, http.StatusOK, out)
 }
 
 // patchIncident acknowledges an incident, or takes that back.
@@ -165,10 +145,10 @@ func (s *Server) patchIncident(w http.ResponseWriter, r *http.Request) error {
 	if m.Acknowledged == nil {
 		return Errorf(http.StatusBadRequest, `acknowledged: missing; send {"acknowledged": true}`)
 	}
-	if err := s.store.Acknowledge(r.Context(), who(r), id, *m.Acknowledged); err != nil {
+	if err := s.store.Acknowledge(r.Context(), Who(r), id, *m.Acknowledged); err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, struct{}{})
+	return writeJSON(w, http.StatusOK, struct{}{})
 }
 
 // wanted are the Defenders that are to send what they remember, until they are
@@ -231,7 +211,7 @@ func (s *Server) defenderForensics(w http.ResponseWriter, r *http.Request) error
 	if err := s.store.AddSnapshot(r.Context(), &d, m.Asked, len(m.Events), body); err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, struct{}{})
+	return writeJSON(w, http.StatusOK, struct{}{})
 }
 
 // unpackSnapshot bounds what becomes of a few bytes. The decoder is made anew:
@@ -258,7 +238,7 @@ func (s *Server) getSnapshots(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"snapshots": append([]store.Snapshot{}, all...)})
+	return writeJSON(w, http.StatusOK, map[string]any{"snapshots": append([]store.Snapshot{}, all...)})
 }
 
 // getSnapshot sends forensic data as a file, JSON or, with format=csv, a table.
@@ -278,10 +258,7 @@ func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) error {
 	name := fmt.Sprintf("forensics-%s-%d", sn.Instance, sn.ID)
 	switch format := r.URL.Query().Get("format"); format {
 	case "", "json":
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Disposition", `attachment; filename="`+name+`.json"`)
-		_, _ = w.Write(raw)
-		return nil
+		return WriteFile(w, "application/json", name+".json", raw)
 	case "csv":
 	default:
 		return Errorf(http.StatusBadRequest, "format: %q is neither json nor csv", format)
@@ -292,9 +269,8 @@ func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return fmt.Errorf("reading forensic data %d: %w", id, err)
 	}
-	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
-	w.Header().Set("Content-Disposition", `attachment; filename="`+name+`.csv"`)
-	table := csv.NewWriter(w)
+	var text bytes.Buffer
+	table := csv.NewWriter(&text)
 	_ = table.Write(audit.ForensicHeader())
 	for i := range m.Events {
 		row := m.Events[i].Row()
@@ -304,7 +280,7 @@ func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) error {
 		_ = table.Write(row)
 	}
 	table.Flush()
-	return nil
+	return WriteFile(w, "text/csv; charset=utf-8", name+".csv", text.Bytes())
 }
 
 // noFormula keeps a spreadsheet from taking a target's text for a formula.

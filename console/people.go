@@ -9,7 +9,7 @@ import (
 )
 
 func (s *Server) getMe(w http.ResponseWriter, r *http.Request) error {
-	return WriteJSON(w, http.StatusOK, SessionOf(r).User)
+	return writeJSON(w, http.StatusOK, SessionOf(r).User)
 }
 
 func (s *Server) getUsers(w http.ResponseWriter, r *http.Request) error {
@@ -17,7 +17,7 @@ func (s *Server) getUsers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"users": users})
+	return writeJSON(w, http.StatusOK, map[string]any{"users": users})
 }
 
 // refused makes the store's reasons against a name, password or token
@@ -38,14 +38,14 @@ func (s *Server) postUser(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &m); err != nil {
 		return err
 	}
-	if err := s.store.AddUser(r.Context(), who(r), m.Name, m.Role, m.Password); err != nil {
+	if err := s.store.AddUser(r.Context(), Who(r), m.Name, m.Role, m.Password); err != nil {
 		return refused(err)
 	}
 	u, err := s.store.User(r.Context(), m.Name)
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusCreated, u)
+	return writeJSON(w, http.StatusCreated, u)
 }
 
 func (s *Server) patchUser(w http.ResponseWriter, r *http.Request) error {
@@ -61,12 +61,12 @@ func (s *Server) patchUser(w http.ResponseWriter, r *http.Request) error {
 		return Errorf(http.StatusBadRequest, "nothing to change: give a role or a password")
 	}
 	if m.Role != "" {
-		if err := s.store.SetRole(r.Context(), who(r), name, m.Role); err != nil {
+		if err := s.store.SetRole(r.Context(), Who(r), name, m.Role); err != nil {
 			return refused(err)
 		}
 	}
 	if m.Password != "" {
-		if err := s.store.SetPassword(r.Context(), who(r), name, m.Password); err != nil {
+		if err := s.store.SetPassword(r.Context(), Who(r), name, m.Password); err != nil {
 			return refused(err)
 		}
 	}
@@ -75,7 +75,7 @@ func (s *Server) patchUser(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) deleteUser(w http.ResponseWriter, r *http.Request) error {
-	if err := s.store.DeleteUser(r.Context(), who(r), r.PathValue("name")); err != nil {
+	if err := s.store.DeleteUser(r.Context(), Who(r), r.PathValue("name")); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -115,7 +115,7 @@ func (s *Server) getTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"tokens": append([]store.Token{}, tokens...)})
+	return writeJSON(w, http.StatusOK, map[string]any{"tokens": append([]store.Token{}, tokens...)})
 }
 
 // postToken answers with the token's secret, this once.
@@ -128,15 +128,15 @@ func (s *Server) postToken(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &m); err != nil {
 		return err
 	}
-	secret, err := s.store.AddToken(r.Context(), who(r), store.Token{Name: m.Name, Expires: m.Expires, Uses: m.Uses})
+	secret, err := s.store.AddToken(r.Context(), Who(r), store.Token{Name: m.Name, Expires: m.Expires, Uses: m.Uses})
 	if err != nil {
 		return refused(err)
 	}
-	return WriteJSON(w, http.StatusCreated, map[string]string{"name": m.Name, "token": secret})
+	return writeJSON(w, http.StatusCreated, map[string]string{"name": m.Name, "token": secret})
 }
 
 func (s *Server) deleteToken(w http.ResponseWriter, r *http.Request) error {
-	if err := s.store.DeleteToken(r.Context(), who(r), r.PathValue("name")); err != nil {
+	if err := s.store.DeleteToken(r.Context(), Who(r), r.PathValue("name")); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -152,5 +152,5 @@ func (s *Server) getChanges(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"changes": all})
+	return writeJSON(w, http.StatusOK, map[string]any{"changes": all})
 }

@@ -151,9 +151,9 @@ func Validate(p *policy.Policy) []Fault {
 	return faults
 }
 
-// ParsePolicy reads a policy in YAML or JSON. The error is an [*Error] with
+// parsePolicy reads a policy in YAML or JSON. The error is an [*Error] with
 // the faults and their positions.
-func ParsePolicy(text []byte) (*policy.Policy, error) {
+func parsePolicy(text []byte) (*policy.Policy, error) {
 	p, err := file.Parse("policy", text)
 	if err != nil {
 		return nil, parseFaults(err)
@@ -173,14 +173,14 @@ func parseFaults(err error) error {
 	return faulty(faults)
 }
 
-// ParseRule reads one rule in JSON, as strictly as a whole policy. The paths
+// parseRule reads one rule in JSON, as strictly as a whole policy. The paths
 // of the faults begin inside the rule.
-func ParseRule(text []byte) (policy.Rule, error) {
+func parseRule(text []byte) (policy.Rule, error) {
 	if !json.Valid(text) {
 		return policy.Rule{}, Errorf(http.StatusBadRequest, "reading the rule: it is no JSON")
 	}
 	const before, after = `{"version":1,"rules":[`, `]}`
-	p, err := ParsePolicy(slices.Concat([]byte(before), text, []byte(after)))
+	p, err := parsePolicy(slices.Concat([]byte(before), text, []byte(after)))
 	if err != nil {
 		if e := AsError(err); len(e.Faults) > 0 {
 			for i := range e.Faults {
@@ -298,7 +298,7 @@ func ifMatch(r *http.Request) (uint64, error) {
 func writePolicy(w http.ResponseWriter, r *http.Request, status int, p Policy) error {
 	w.Header().Set("ETag", strconv.Quote(strconv.FormatUint(p.Generation, 10)))
 	if r.URL.Query().Get("format") != "yaml" {
-		return WriteJSON(w, status, p)
+		return writeJSON(w, status, p)
 	}
 	b, err := file.Marshal(p.Policy)
 	if err != nil {
@@ -327,11 +327,11 @@ func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badBody(err)
 	}
-	next, err := ParsePolicy(body)
+	next, err := parsePolicy(body)
 	if err != nil {
 		return err
 	}
-	p, err := s.ChangePolicy(r.Context(), who(r), "replaced the policy", generation, func(p *policy.Policy) error {
+	p, err := s.ChangePolicy(r.Context(), Who(r), "replaced the policy", generation, func(p *policy.Policy) error {
 		*p = *next
 		return nil
 	})
@@ -348,14 +348,14 @@ func (s *Server) validatePolicy(w http.ResponseWriter, r *http.Request) error {
 		return badBody(err)
 	}
 	faults := []Fault{}
-	if _, err := ParsePolicy(body); err != nil {
+	if _, err := parsePolicy(body); err != nil {
 		e := AsError(err)
 		if len(e.Faults) == 0 {
 			return err
 		}
 		faults = e.Faults
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"faults": faults})
+	return writeJSON(w, http.StatusOK, map[string]any{"faults": faults})
 }
 
 func (s *Server) getVersions(w http.ResponseWriter, r *http.Request) error {
@@ -367,7 +367,7 @@ func (s *Server) getVersions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"versions": all})
+	return writeJSON(w, http.StatusOK, map[string]any{"versions": all})
 }
 
 func (s *Server) getVersion(w http.ResponseWriter, r *http.Request) error {
@@ -395,7 +395,7 @@ func (s *Server) readRule(r *http.Request) (policy.Rule, uint64, error) {
 	if err != nil {
 		return policy.Rule{}, 0, badBody(err)
 	}
-	rule, err := ParseRule(body)
+	rule, err := parseRule(body)
 	return rule, generation, err
 }
 
@@ -414,7 +414,7 @@ func (s *Server) postRule(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.AddRule(r.Context(), who(r), generation, at, rule)
+	p, err := s.AddRule(r.Context(), Who(r), generation, at, rule)
 	if err != nil {
 		return err
 	}
@@ -426,7 +426,7 @@ func (s *Server) putRule(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.UpdateRule(r.Context(), who(r), generation, r.PathValue("name"), rule)
+	p, err := s.UpdateRule(r.Context(), Who(r), generation, r.PathValue("name"), rule)
 	if err != nil {
 		return err
 	}
@@ -438,7 +438,7 @@ func (s *Server) deleteRule(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.DeleteRule(r.Context(), who(r), generation, r.PathValue("name"))
+	p, err := s.DeleteRule(r.Context(), Who(r), generation, r.PathValue("name"))
 	if err != nil {
 		return err
 	}
@@ -459,7 +459,7 @@ func (s *Server) moveRule(w http.ResponseWriter, r *http.Request) error {
 	if m.Position == nil {
 		return Errorf(http.StatusBadRequest, "position: missing")
 	}
-	p, err := s.MoveRule(r.Context(), who(r), generation, r.PathValue("name"), *m.Position)
+	p, err := s.MoveRule(r.Context(), Who(r), generation, r.PathValue("name"), *m.Position)
 	if err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ const maxEmbed = 3 * MaxDefinition
 
 // ping is for health checks.
 func ping(w http.ResponseWriter, _ *http.Request) error {
-	return WriteJSON(w, http.StatusOK, struct{}{})
+	return writeJSON(w, http.StatusOK, struct{}{})
 }
 
 func noSuchPath(_ http.ResponseWriter, r *http.Request) error {

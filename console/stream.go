@@ -13,11 +13,11 @@ import (
 // feed hands audits that just arrived to those who watch.
 type feed struct {
 	mu   sync.Mutex
-	subs map[*Subscription]struct{}
+	subs map[*subscription]struct{}
 }
 
-// Subscription is somebody who watches audits arrive.
-type Subscription struct {
+// subscription is somebody who watches audits arrive.
+type subscription struct {
 	// C has batches of new audits, unfiltered. The audits are shared: they
 	// must not be changed.
 	C    <-chan []store.Audit
@@ -29,28 +29,28 @@ type Subscription struct {
 // feedSize is how many batches wait for a slow reader.
 const feedSize = 64
 
-// Subscribe begins to watch. The caller closes the Subscription.
-func (s *Server) Subscribe() *Subscription {
+// subscribe begins to watch. The caller closes the subscription.
+func (s *Server) subscribe() *subscription {
 	in := make(chan []store.Audit, feedSize)
-	sub := &Subscription{C: in, feed: &s.feed, in: in}
+	sub := &subscription{C: in, feed: &s.feed, in: in}
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
 	if s.feed.subs == nil {
-		s.feed.subs = make(map[*Subscription]struct{})
+		s.feed.subs = make(map[*subscription]struct{})
 	}
 	s.feed.subs[sub] = struct{}{}
 	return sub
 }
 
 // Close ends the watching. It may be called twice.
-func (sub *Subscription) Close() {
+func (sub *subscription) Close() {
 	sub.feed.mu.Lock()
 	defer sub.feed.mu.Unlock()
 	delete(sub.feed.subs, sub)
 }
 
 // Lost returns how many audits did not fit since the last call.
-func (sub *Subscription) Lost() int {
+func (sub *subscription) Lost() int {
 	sub.feed.mu.Lock()
 	defer sub.feed.mu.Unlock()
 	n := sub.lost
@@ -91,7 +91,7 @@ type Event struct {
 // It returns when the client is gone, its session has ended, send fails, or
 // the Console stops. The response's deadlines are its business.
 func (s *Server) Stream(w http.ResponseWriter, r *http.Request, f store.AuditFilter, send func(Event) error) error {
-	sub := s.Subscribe()
+	sub := s.subscribe()
 	defer sub.Close()
 	rc := http.NewResponseController(w)
 	say := func(e Event) error {

@@ -86,38 +86,34 @@ type IncidentFilter struct {
 	Offset, Limit      int // Limit 0 means 50
 }
 
+// conditions are those of the filter, in SQL.
+func (f *IncidentFilter) conditions() (where string, args []any) {
+	all := []string{"1"}
+	add := func(condition string, values ...any) { all, args = append(all, condition), append(args, values...) }
+	for column, values := range map[string][]string{"category": f.Categories, "app_id": f.AppIDs, "profile": f.Profiles, "custom_rule": f.Rules} {
+		if c := in(column, values); c.text != "" {
+			add(c.text, c.args...)
+		}
+	}
+	if c := in("id", f.IDs); c.text != "" {
+		add(c.text, c.args...)
+	}
+	if f.Acknowledged != nil {
+		add("acknowledged = ?", *f.Acknowledged)
+	}
+	if !f.From.IsZero() {
+		add("last >= ?", micros(f.From))
+	}
+	if !f.To.IsZero() {
+		add("last <= ?", micros(f.To))
+	}
+	return strings.Join(all, " AND "), args
+}
+
 // Incidents returns the incidents that the filter selects, by their last
 // audits, with the audits that they keep.
 func (s *Store) Incidents(ctx context.Context, f IncidentFilter) ([]Incident, error) {
-	where, args := []string{"1"}, []any(nil)
-	in := func(column string, values []string) {
-		if len(values) == 0 {
-			return
-		}
-		where = append(where, column+" IN (?"+strings.Repeat(", ?", len(values)-1)+")")
-		for _, v := range values {
-			args = append(args, v)
-		}
-	}
-	in("category", f.Categories)
-	in("app_id", f.AppIDs)
-	in("profile", f.Profiles)
-	in("custom_rule", f.Rules)
-	if len(f.IDs) > 0 {
-		where = append(where, "id IN (?"+strings.Repeat(", ?", len(f.IDs)-1)+")")
-		for _, id := range f.IDs {
-			args = append(args, id)
-		}
-	}
-	if f.Acknowledged != nil {
-		where, args = append(where, "acknowledged = ?"), append(args, *f.Acknowledged)
-	}
-	if !f.From.IsZero() {
-		where, args = append(where, "last >= ?"), append(args, micros(f.From))
-	}
-	if !f.To.IsZero() {
-		where, args = append(where, "last <= ?"), append(args, micros(f.To))
-	}
+	where, args := f.conditions()
 	order := "DESC"
 	if f.OldestFirst {
 		order = "ASC"
@@ -126,7 +122,7 @@ func (s *Store) Incidents(ctx context.Context, f IncidentFilter) ([]Incident, er
 		f.Limit = 50
 	}
 	rows, err := s.reads.QueryContext(ctx, `SELECT id, category, custom_rule, profile, app_id, instance, first, last, count, acknowledged, who
-		FROM incidents WHERE `+strings.Join(where, " AND ")+` ORDER BY last `+order+`, id `+order+` LIMIT ? OFFSET ?`,
+		FROM incidents WHERE `+where+` ORDER BY last `+order+`, id `+order+` LIMIT ? OFFSET ?`,
 		append(args, f.Limit, max(f.Offset, 0))...)
 	if err != nil {
 		return nil, fmt.Errorf("reading incidents: %w", err)

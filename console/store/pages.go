@@ -139,12 +139,11 @@ func (c clause) and(d clause) clause {
 }
 
 // in is the condition that a column has one of the values, none without values.
-func in(column string, values []string) clause {
+func in[T any](column string, values []T) clause {
 	if len(values) == 0 {
 		return clause{}
 	}
-	// The plus keeps the planner from another index, and another order.
-	c := clause{text: "+(" + column + ") IN (?" + strings.Repeat(", ?", len(values)-1) + ")"}
+	c := clause{text: column + " IN (?" + strings.Repeat(", ?", len(values)-1) + ")"}
 	for _, v := range values {
 		c.args = append(c.args, v)
 	}
@@ -246,8 +245,8 @@ func selects(values []string, v string) bool { return len(values) == 0 || slices
 func (f *AuditFilter) conditions(known fields) []clause {
 	var all []clause
 	add := func(column string, values []string) {
-		if len(values) > 0 {
-			all = append(all, in(column, values))
+		if len(values) > 0 { // the plus keeps the planner from another index, and another order
+			all = append(all, in("+("+column+")", values))
 		}
 	}
 	if !known.app {

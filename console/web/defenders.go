@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -53,13 +54,7 @@ func (p *pages) getDefenders(w http.ResponseWriter, r *http.Request) error {
 	}
 	d := defendersData{Generation: now.Generation, Shown: r.URL.Query().Get("state")}
 	for _, def := range all {
-		line := defenderLine{DefenderView: def, Name: def.Instance}
-		for _, name := range []string{def.AppID, def.Container, def.Hostname} {
-			if name != "" {
-				line.Name = name
-				break
-			}
-		}
+		line := defenderLine{DefenderView: def, Name: cmp.Or(def.AppID, def.Container, def.Hostname, def.Instance)}
 		switch def.State {
 		case console.Connected:
 			d.Connected++
@@ -80,7 +75,7 @@ func (p *pages) getDefenders(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (p *pages) postRevoke(w http.ResponseWriter, r *http.Request) error {
-	if err := p.srv.Revoke(r.Context(), who(r), r.PostFormValue("instance")); err != nil {
+	if err := p.srv.Revoke(r.Context(), console.Who(r), r.PostFormValue("instance")); err != nil {
 		return err
 	}
 	http.Redirect(w, r, defendersPath+"?done=revoked", http.StatusSeeOther)
@@ -91,9 +86,7 @@ func (p *pages) getCA(w http.ResponseWriter, _ *http.Request) error {
 	if len(p.conf.CA) == 0 {
 		return console.Errorf(http.StatusNotFound, "This Console has no certificate authority of its own.")
 	}
-	w.Header().Set("Content-Type", "application/x-pem-file")
-	w.Header().Set("Content-Disposition", `attachment; filename="console-ca.pem"`)
-	return send(w, p.conf.CA)
+	return console.WriteFile(w, "application/x-pem-file", "console-ca.pem", p.conf.CA)
 }
 
 type tokensData struct {
@@ -161,7 +154,7 @@ func (p *pages) postToken(w http.ResponseWriter, r *http.Request) error {
 			}
 			token.Uses = &n
 		}
-		secret, err := p.srv.Store().AddToken(r.Context(), who(r), token)
+		secret, err := p.srv.Store().AddToken(r.Context(), console.Who(r), token)
 		if err == nil {
 			d = tokensData{Life: "720h", Made: p.newMadeToken(r, token, secret)}
 		}
@@ -181,13 +174,7 @@ func (p *pages) postToken(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (p *pages) newMadeToken(r *http.Request, token store.Token, secret string) *madeToken {
-	url := p.conf.URL
-	if url == "" {
-		url = "http://" + r.Host
-		if r.TLS != nil {
-			url = "https://" + r.Host
-		}
-	}
+	url := cmp.Or(p.conf.URL, console.URLOf(r))
 	ca, caEnv := "", ""
 	if len(p.conf.CA) > 0 {
 		ca, caEnv = " --ca console-ca.pem", "DEFENDER_CA=/path/to/console-ca.pem\n"
@@ -201,7 +188,7 @@ func (p *pages) newMadeToken(r *http.Request, token store.Token, secret string) 
 }
 
 func (p *pages) postDeleteToken(w http.ResponseWriter, r *http.Request) error {
-	err := p.srv.Store().DeleteToken(r.Context(), who(r), r.PostFormValue("name"))
+	err := p.srv.Store().DeleteToken(r.Context(), console.Who(r), r.PostFormValue("name"))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}

@@ -128,7 +128,7 @@ func (p *pages) postEmbed(w http.ResponseWriter, r *http.Request) error {
 		return p.showEmbed(w, r, http.StatusOK, f)
 	}
 	if !f.Removed() {
-		if err := p.srv.Embedded(r.Context(), who(r), &f.EmbedRequest, f.Result); err != nil {
+		if err := p.srv.Embedded(r.Context(), console.Who(r), &f.EmbedRequest, f.Result); err != nil {
 			return err
 		}
 	}
@@ -163,7 +163,7 @@ func (f *embedForm) read(r *http.Request) error {
 		f.FileMonitoring = new(true)
 	}
 	f.Entries, f.Cmds, f.Skipped = r.PostFormValue("entrypoints"), r.PostFormValue("commands"), r.PostFormValue("skip")
-	f.Skip = linesOf(f.Skipped)
+	f.Skip = entries(f.Skipped)
 	if err := f.definition(r); err != nil {
 		return err
 	}
@@ -223,22 +223,11 @@ func (f *embedForm) definition(r *http.Request) error {
 // unix ends lines with a line feed.
 func unix(s string) string { return strings.ReplaceAll(s, "\r\n", "\n") }
 
-// linesOf are the lines that say something; nil if none does.
-func linesOf(text string) []string {
-	var all []string
-	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
-			all = append(all, line)
-		}
-	}
-	return all
-}
-
 // words reads lines such as web=["nginx", "-g"]. A list by itself is for the
 // only container there is.
 func words(field, text string) (map[string][]string, error) {
 	var m map[string][]string
-	for _, line := range linesOf(text) {
+	for _, line := range entries(text) {
 		name, list := "", line
 		if line[0] != '[' {
 			name, list, _ = strings.Cut(line, "=")

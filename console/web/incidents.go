@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -52,18 +53,10 @@ func (p *pages) getIncidents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for _, i := range all {
-		line := incidentLine{Incident: i, Label: categoryLabels[i.Category], Where: i.Profile}
-		if line.Label == "" {
-			line.Label = i.Category
-		}
+		line := incidentLine{Incident: i, Label: cmp.Or(categoryLabels[i.Category], i.Category), Where: i.Profile}
 		if n := len(i.Audits); n > 0 {
 			a := &i.Audits[n-1].Record
-			line.Msg = a.Msg
-			for _, where := range []string{a.Hostname, a.ContainerName, a.AppID} {
-				if where != "" {
-					line.Where = where
-				}
-			}
+			line.Msg, line.Where = a.Msg, cmp.Or(a.AppID, a.ContainerName, a.Hostname, i.Profile)
 		}
 		for _, s := range snapshots {
 			if s.Instance == i.Instance && s.Time.After(i.First) {
@@ -81,7 +74,7 @@ func (p *pages) postAcknowledge(w http.ResponseWriter, r *http.Request) error {
 		return console.Errorf(http.StatusBadRequest, "there is no incident %q", r.PostFormValue("id"))
 	}
 	done := r.PostFormValue("acknowledged") == "true"
-	if err := p.srv.Store().Acknowledge(r.Context(), who(r), id, done); err != nil {
+	if err := p.srv.Store().Acknowledge(r.Context(), console.Who(r), id, done); err != nil {
 		return err
 	}
 	if done {

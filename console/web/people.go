@@ -126,10 +126,3 @@ func sentence(s string) string {
 	}
 	return s
 }
-
-func who(r *http.Request) string {
-	if ses := console.SessionOf(r); ses != nil {
-		return ses.User.Name
-	}
-	return "nobody"
-}

@@ -59,7 +59,7 @@ var lists = []list{
 		hint: "With entries here, every other name is denied",
 		of:   func(r *policy.Rule) *[]string { return &r.DNS.Allow }},
 	{id: "dns-deny", path: "dns.deny", label: "DNS deny list", example: "",
-		hint: "example.com is that name, *.example.com what is below it, .example.com both",
+		hint: "example.com is that name, *.example.com what is below it, **.example.com both",
 		of:   func(r *policy.Rule) *[]string { return &r.DNS.Deny }},
 
 	{id: "ip-deny", path: "network.outbound.deny", label: "Denied outbound IPs", example: "169.254.169.254\n10.0.0.0/8",
@@ -199,7 +199,7 @@ func digest(r policy.Rule) (string, error) {
 	return hex.EncodeToString(sum[:16]), nil
 }
 
-// entries are the lines of a field.
+// entries are the lines of a field that say something; nil if none does.
 func entries(text string) []string {
 	var all []string
 	for line := range strings.Lines(text) {
@@ -519,9 +519,9 @@ func (p *pages) postRule(w http.ResponseWriter, r *http.Request) error {
 	if f.Old == "" {
 		// At the top: below a rule for every workload it would say nothing.
 		done = "added"
-		_, err = p.srv.AddRule(r.Context(), who(r), now.Generation, 0, reduce(f.Rule, old))
+		_, err = p.srv.AddRule(r.Context(), console.Who(r), now.Generation, 0, reduce(f.Rule, old))
 	} else {
-		_, err = p.srv.UpdateRule(r.Context(), who(r), now.Generation, f.Old, reduce(f.Rule, old))
+		_, err = p.srv.UpdateRule(r.Context(), console.Who(r), now.Generation, f.Old, reduce(f.Rule, old))
 	}
 	if errors.Is(err, store.ErrConflict) {
 		f.Other = append(f.Other, "Somebody else changed the policy at the same moment. Save again.")

@@ -158,7 +158,7 @@ func (p *pages) postMove(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return console.Errorf(http.StatusBadRequest, "to: %q is neither up nor down", to)
 	}
-	err := p.change(r.Context(), who(r), fmt.Sprintf("moved rule %q %s", name, to), func(pol *policy.Policy) error {
+	err := p.change(r.Context(), console.Who(r), fmt.Sprintf("moved rule %q %s", name, to), func(pol *policy.Policy) error {
 		i, err := ruleIndex(pol, name)
 		if err != nil {
 			return err
@@ -177,7 +177,7 @@ func (p *pages) postDisable(w http.ResponseWriter, r *http.Request) error {
 	if disabled {
 		what = fmt.Sprintf("disabled rule %q", name)
 	}
-	err := p.change(r.Context(), who(r), what, func(pol *policy.Policy) error {
+	err := p.change(r.Context(), console.Who(r), what, func(pol *policy.Policy) error {
 		i, err := ruleIndex(pol, name)
 		if err == nil {
 			pol.Rules[i].Disabled = disabled
@@ -189,7 +189,7 @@ func (p *pages) postDisable(w http.ResponseWriter, r *http.Request) error {
 
 func (p *pages) postDelete(w http.ResponseWriter, r *http.Request) error {
 	name := r.PostFormValue("name")
-	_, err := p.srv.DeleteRule(r.Context(), who(r), 0, name)
+	_, err := p.srv.DeleteRule(r.Context(), console.Who(r), 0, name)
 	if errors.Is(err, store.ErrNotFound) {
 		err = noRule(name)
 	}

@@ -41,7 +41,7 @@ func (p *pages) showUsers(w http.ResponseWriter, r *http.Request, status int, d 
 	if d.Users, err = p.srv.Store().Users(r.Context()); err != nil {
 		return err
 	}
-	d.Roles, d.Me = roleChoices, who(r)
+	d.Roles, d.Me = roleChoices, console.Who(r)
 	return p.render(w, r, status, "users.html", view{Title: "Users", Nav: usersPath, Data: d})
 }
 
@@ -59,7 +59,7 @@ func (p *pages) usersFault(w http.ResponseWriter, r *http.Request, err error, d 
 func (p *pages) postUser(w http.ResponseWriter, r *http.Request) error {
 	d := usersData{Name: strings.TrimSpace(r.PostFormValue("name")), Role: store.Role(r.PostFormValue("role"))}
 	password := store.NewPassword()
-	if err := p.srv.Store().AddUser(r.Context(), who(r), d.Name, d.Role, password); err != nil {
+	if err := p.srv.Store().AddUser(r.Context(), console.Who(r), d.Name, d.Role, password); err != nil {
 		return p.usersFault(w, r, err, d)
 	}
 	return p.showUsers(w, r, http.StatusOK, usersData{Role: store.Auditor, Made: &madePassword{d.Name, password, true}})
@@ -69,7 +69,7 @@ func (p *pages) postUser(w http.ResponseWriter, r *http.Request) error {
 // one click they would lock themselves out.
 func other(r *http.Request) (string, error) {
 	name := r.PostFormValue("name")
-	if strings.EqualFold(name, who(r)) {
+	if strings.EqualFold(name, console.Who(r)) {
 		return "", console.Errorf(http.StatusForbidden, "this is for others; your own password is changed under Password")
 	}
 	return name, nil
@@ -81,7 +81,7 @@ func (p *pages) postUserPassword(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	password := store.NewPassword()
-	if err := p.srv.Store().SetPassword(r.Context(), who(r), name, password); err != nil {
+	if err := p.srv.Store().SetPassword(r.Context(), console.Who(r), name, password); err != nil {
 		return p.usersFault(w, r, err, usersData{Role: store.Auditor})
 	}
 	return p.showUsers(w, r, http.StatusOK, usersData{Role: store.Auditor, Made: &madePassword{name, password, false}})
@@ -92,7 +92,7 @@ func (p *pages) postUserRole(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := p.srv.Store().SetRole(r.Context(), who(r), name, store.Role(r.PostFormValue("role"))); err != nil {
+	if err := p.srv.Store().SetRole(r.Context(), console.Who(r), name, store.Role(r.PostFormValue("role"))); err != nil {
 		return p.usersFault(w, r, err, usersData{Role: store.Auditor})
 	}
 	http.Redirect(w, r, usersPath+"?done=role", http.StatusSeeOther)
@@ -104,7 +104,7 @@ func (p *pages) postDeleteUser(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := p.srv.Store().DeleteUser(r.Context(), who(r), name); err != nil {
+	if err := p.srv.Store().DeleteUser(r.Context(), console.Who(r), name); err != nil {
 		return p.usersFault(w, r, err, usersData{Role: store.Auditor})
 	}
 	http.Redirect(w, r, usersPath+"?done=unuser", http.StatusSeeOther)
