@@ -230,7 +230,7 @@ func consoleFault(s string) string {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.Host == "":
-		return `is not a URL such as "https://console.example.com:8083"`
+		return `is not a URL such as "https://console.example.com:8443"`
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return "must be scheme, host, port and path only"
 	case u.Scheme == "https":

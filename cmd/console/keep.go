@@ -89,7 +89,11 @@ func (a *app) writeBackup(c *cli.Context, st *store.Store) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.out, "%s: %d bytes and the certificate authority\n", dir, info.Size())
+	with := ""
+	if _, err := os.Stat(filepath.Join(dir, ca.Files[0])); err == nil {
+		with = " and the certificate authority"
+	}
+	_, err = fmt.Fprintf(a.out, "%s: %d bytes%s\n", dir, info.Size(), with)
 	return err
 }
 

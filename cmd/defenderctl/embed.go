@@ -233,18 +233,7 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 	if err != nil {
 		return cli.Exit(err.Error(), exitFaults)
 	}
-	var out []byte
-	var rep *inject.Report
-	switch {
-	case c.Bool("remove"):
-		out, rep, err = inject.Remove(f.format, in)
-	case c.String("zip") != "":
-		rep, err = a.zip(c, in, o)
-	case c.Bool("kustomize"):
-		out, rep, err = inject.Kustomize(in, o)
-	default:
-		out, rep, err = inject.Embed(f.format, in, o)
-	}
+	out, rep, err := a.convert(c, f.format, in, o)
 	var faults *inject.Errors
 	if errors.As(err, &faults) {
 		faults.Name = name
@@ -277,6 +266,20 @@ func (a *app) embed(c *cli.Context, f embedFormat) error {
 		return cli.Exit(fmt.Sprintf("writing the result: %v", err), exitFaults)
 	}
 	return nil
+}
+
+// convert makes of a definition what the flags ask for; a ZIP it writes itself.
+func (a *app) convert(c *cli.Context, format inject.Format, in []byte, o inject.Options) ([]byte, *inject.Report, error) {
+	switch {
+	case c.Bool("remove"):
+		return inject.Remove(format, in)
+	case c.String("zip") != "":
+		rep, err := a.zip(c, in, o)
+		return nil, rep, err
+	case c.Bool("kustomize"):
+		return inject.Kustomize(in, o)
+	}
+	return inject.Embed(format, in, o)
 }
 
 // flagsFor are the flags that help with what is said about options.

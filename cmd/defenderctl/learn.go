@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -44,7 +43,7 @@ func (a *app) policyLearn() *cli.Command {
 			f, err := readFilter(c)
 			for _, flag := range append([]string{"since", "until"}, ofWorkload...) {
 				if c.IsSet(flag) && c.String("console") == "" {
-					err = fmt.Errorf("--%s: selects audits of a Console; it says nothing without --console", flag)
+					err = errors.Join(err, fmt.Errorf("--%s: selects audits of a Console; it says nothing without --console", flag))
 				}
 			}
 			if err != nil {
@@ -59,7 +58,7 @@ func (a *app) policyLearn() *cli.Command {
 				return cli.Exit(err, exitFaults)
 			}
 			if name := c.String("output"); name != "" {
-				return exitError(replaceFile(name, text))
+				return exitError(writeFile(name, text))
 			}
 			_, err = a.out.Write(text)
 			return err
@@ -166,30 +165,4 @@ func (a *app) learn(recordings []*learn.Recording, from string, effect policy.Ef
 		return nil, fmt.Errorf("the policy could not be extended:\n%w", err)
 	}
 	return out, nil
-}
-
-// replaceFile replaces a file as a whole, or makes it.
-func replaceFile(name string, data []byte) error {
-	mode := os.FileMode(0o600)
-	if info, err := os.Stat(name); err == nil {
-		mode = info.Mode().Perm()
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".policy-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }

@@ -169,7 +169,7 @@ func (a *app) exportPolicy(name, custom string) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(custom, b, 0o600); err != nil {
+		if err := writeFile(custom, b); err != nil {
 			return cli.Exit(err, exitFaults)
 		}
 	case len(library) > 0:
@@ -241,15 +241,15 @@ func (a *app) test(name string, events []string, w *policy.Workload) error {
 	if err != nil {
 		return cli.Exit(err, exitFaults)
 	}
-	j := &trial{app: a, policy: p, workload: w, engines: make(map[policy.Workload]*policy.Engine), report: audit.NewDryRun(a.out)}
-	if err := a.eachFile(events, j.read); err != nil {
+	t := &trial{app: a, policy: p, workload: w, engines: make(map[policy.Workload]*policy.Engine), report: audit.NewDryRun(a.out)}
+	if err := a.eachFile(events, t.read); err != nil {
 		return cli.Exit(err, exitFaults)
 	}
-	fmt.Fprintf(a.out, "%d events, %d refused\n", j.total, j.refused)
-	if err := j.report.Summary(a.out); err != nil {
+	fmt.Fprintf(a.out, "%d events, %d refused\n", t.total, t.refused)
+	if err := t.report.Summary(a.out); err != nil {
 		return err
 	}
-	if j.refused > 0 {
+	if t.refused > 0 {
 		return cli.Exit("", exitFaults)
 	}
 	return nil

@@ -31,7 +31,7 @@ func (a *app) embedTerraform() *cli.Command {
 			"        container_definitions = jsonencode([{ name = \"web\", image = \"nginx\", … }])\n" +
 			"        family                = \"shop\"\n" +
 			"        defender_image        = \"registry.example.com/defender:1\"\n" +
-			"        console               = \"https://console.example.com:8083\"\n" +
+			"        console               = \"https://console.example.com:8443\"\n" +
 			"        token_secret          = aws_secretsmanager_secret.token.arn\n" +
 			"        ca                    = file(\"ca.pem\")\n" +
 			"      }\n" +
@@ -132,17 +132,18 @@ func (q *query) options(ctx context.Context) (inject.Options, error) {
 		}
 		o.Wait = &wait
 	}
-	if q.Files != "" {
-		on, err := strconv.ParseBool(q.Files)
-		if err != nil {
-			return o, fmt.Errorf("file_monitoring: %q is neither true nor false", q.Files)
-		}
-		o.FileMonitoring = &on
+	var err error
+	if o.FileMonitoring, err = maybeBool("file_monitoring", q.Files); err != nil {
+		return o, err
+	}
+	lookup, err := maybeBool("lookup", q.Lookup)
+	if err != nil {
+		return o, err
 	}
 	if q.Skip != "" {
 		o.Skip = strings.Split(q.Skip, ",")
 	}
-	if q.Lookup == "true" {
+	if lookup != nil && *lookup {
 		o.Lookup = func(name string) (inject.Image, error) {
 			ctx, cancel := context.WithTimeout(ctx, lookupTime)
 			defer cancel()
@@ -150,4 +151,16 @@ func (q *query) options(ctx context.Context) (inject.Options, error) {
 		}
 	}
 	return o, nil
+}
+
+// maybeBool reads a value of true or false; nil is none.
+func maybeBool(key, s string) (*bool, error) {
+	if s == "" {
+		return nil, nil
+	}
+	on, err := strconv.ParseBool(s)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %q is neither true nor false", key, s)
+	}
+	return &on, nil
 }
