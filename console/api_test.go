@@ -444,7 +444,7 @@ func TestPolicyAPI(t *testing.T) {
 	b.do("DELETE", "/api/v1/policy/rules/a?generation=9", "", editor).into(t, 409, nil)
 
 	a = b.do("GET", "/api/v1/policy?format=yaml", "", editor)
-	if again, err := parsePolicy([]byte(a.body)); err != nil || len(again.Rules) != 2 {
+	if again, err := ParsePolicy([]byte(a.body)); err != nil || len(again.Rules) != 2 {
 		t.Errorf("as YAML: %v\n%s", err, a.body)
 	}
 	if a := b.do("PUT", "/api/v1/policy", strings.Repeat("#", 17<<20), editor); a.status != 413 {

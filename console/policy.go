@@ -151,9 +151,9 @@ func Validate(p *policy.Policy) []Fault {
 	return faults
 }
 
-// parsePolicy reads a policy in YAML or JSON. The error is an [*Error] with
+// ParsePolicy reads a policy in YAML or JSON. The error is an [*Error] with
 // the faults and their positions.
-func parsePolicy(text []byte) (*policy.Policy, error) {
+func ParsePolicy(text []byte) (*policy.Policy, error) {
 	p, err := file.Parse("policy", text)
 	if err != nil {
 		return nil, parseFaults(err)
@@ -180,7 +180,7 @@ func parseRule(text []byte) (policy.Rule, error) {
 		return policy.Rule{}, Errorf(http.StatusBadRequest, "reading the rule: it is no JSON")
 	}
 	const before, after = `{"version":1,"rules":[`, `]}`
-	p, err := parsePolicy(slices.Concat([]byte(before), text, []byte(after)))
+	p, err := ParsePolicy(slices.Concat([]byte(before), text, []byte(after)))
 	if err != nil {
 		if e := AsError(err); len(e.Faults) > 0 {
 			for i := range e.Faults {
@@ -327,7 +327,7 @@ func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badBody(err)
 	}
-	next, err := parsePolicy(body)
+	next, err := ParsePolicy(body)
 	if err != nil {
 		return err
 	}
@@ -348,7 +348,7 @@ func (s *Server) validatePolicy(w http.ResponseWriter, r *http.Request) error {
 		return badBody(err)
 	}
 	faults := []Fault{}
-	if _, err := parsePolicy(body); err != nil {
+	if _, err := ParsePolicy(body); err != nil {
 		e := AsError(err)
 		if len(e.Faults) == 0 {
 			return err

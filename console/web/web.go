@@ -25,6 +25,7 @@ import (
 
 	"appdefender/console"
 	"appdefender/console/store"
+	"appdefender/wire"
 )
 
 //go:embed templates static
@@ -73,6 +74,7 @@ const (
 	forensicsPath = "/manage/defenders/forensics"
 	runtimePath   = "/defend/runtime"
 	rulePath      = "/defend/runtime/rule"
+	textPath      = "/defend/runtime/text"
 	learnPath     = "/defend/runtime/learn"
 	embedPath     = "/defend/embed"
 	defendersPath = "/manage/defenders"
@@ -101,6 +103,8 @@ func (p *pages) routes() []console.Route {
 		page("POST "+forensicsPath, editor, p.postForensics),
 
 		page("GET "+runtimePath, auditor, p.getRules),
+		page("GET "+textPath, auditor, p.getPolicyText),
+		{Pattern: "POST " + textPath, Role: editor, Handler: p.postPolicyText, MaxBody: wire.MaxPolicy, Page: true},
 		page("GET "+learnPath, auditor, p.getLearn),
 		page("GET "+rulePath, auditor, p.getRule),
 		page("POST "+rulePath, editor, p.postRule),
@@ -167,6 +171,7 @@ func (v view) May(role store.Role) bool { return v.User != nil && v.User.Role.Ma
 var notes = map[string]string{
 	"added":        "The rule was added. Defenders that are connected get it now.",
 	"saved":        "The rule was saved. Defenders that are connected get it now.",
+	"replaced":     "The policy was saved. Defenders that are connected get it now.",
 	"deleted":      "The rule was deleted. Defenders that are connected hear of it now.",
 	"revoked":      "The Defender was revoked.",
 	"acknowledged": "The incident was moved to the archive. What happens from now on is another one.",

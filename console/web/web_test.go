@@ -21,7 +21,7 @@ import (
 
 // allPages are what people can look at, with the role that it takes.
 var allPages = map[string]store.Role{
-	eventsPath: store.Auditor, runtimePath: store.Auditor, rulePath + "?name=default": store.Auditor, rulePath: store.Editor, learnPath: store.Auditor,
+	eventsPath: store.Auditor, runtimePath: store.Auditor, rulePath + "?name=default": store.Auditor, rulePath: store.Editor, textPath: store.Auditor, learnPath: store.Auditor,
 	defendersPath: store.Auditor, tokensPath: store.Admin, usersPath: store.Admin, changesPath: store.Auditor, embedPath: store.Editor, passwordPath: store.Auditor,
 }
 
@@ -69,6 +69,7 @@ func TestAuditorCannotChange(t *testing.T) {
 	for _, post := range [][]string{
 		{rulePath, "old", "default", "name", "mine"},
 		{rulePath, "old", "", "name", "mine"},
+		{textPath, "generation", "1", "text", "version: 1\nrules: []\n"},
 		{runtimePath + "/move", "name", "default", "to", "up"},
 		{runtimePath + "/disable", "name", "default", "disabled", "true"},
 		{runtimePath + "/delete", "name", "default"},
