@@ -68,69 +68,90 @@ const (
 
 var errHeader = errors.New("a package's header makes no sense")
 
-// header reads one package: a number of index entries and of data bytes, the
-// entries of tag, type, offset and count, and the data; all big-endian.
-func (r *reader) header(blob []byte) error {
-	be := binary.BigEndian
+// rpmHeader is what a database has of one package: index entries of tag, type,
+// offset and count, of 16 bytes, and the data that they point to; all big-endian.
+type rpmHeader struct{ index, data []byte }
+
+// parseHeader reads a header: the number of its entries, that of its bytes of
+// data, the entries and the data.
+func parseHeader(blob []byte) (rpmHeader, error) {
 	if len(blob) < 8 {
-		return errHeader
+		return rpmHeader{}, errHeader
 	}
-	entries, size := uint64(be.Uint32(blob)), uint64(be.Uint32(blob[4:]))
+	entries, size := uint64(binary.BigEndian.Uint32(blob)), uint64(binary.BigEndian.Uint32(blob[4:]))
 	if entries > uint64(len(blob))/16 || 8+16*entries+size > uint64(len(blob)) {
-		return errHeader
+		return rpmHeader{}, errHeader
 	}
-	index, data := blob[8:8+16*entries], blob[8+16*entries:8+16*entries+size]
-	tag := func(want uint32) (at []byte, count int) {
-		for e := index; len(e) > 0; e = e[16:] {
-			if be.Uint32(e) != want {
-				continue
-			}
-			if from := uint64(be.Uint32(e[8:])); from <= uint64(len(data)) {
-				at = data[from:]
-			}
-			// A count is no more than there are bytes.
-			return at, int(min(uint64(be.Uint32(e[12:])), uint64(len(at))))
+	return rpmHeader{blob[8 : 8+16*entries], blob[8+16*entries : 8+16*entries+size]}, nil
+}
+
+// tag returns what a tag points to, and how many values are said to be there;
+// nothing if there is no such tag.
+func (h rpmHeader) tag(want uint32) (at []byte, count int) {
+	for e := h.index; len(e) > 0; e = e[16:] {
+		if binary.BigEndian.Uint32(e) != want {
+			continue
 		}
-		return nil, 0
-	}
-	text := func(b *[]byte) ([]byte, bool) {
-		s, rest, ok := bytes.Cut(*b, []byte{0})
-		*b = rest
-		return s, ok
-	}
-	number := func(b []byte, i int) uint32 {
-		if len(b) < 4*i+4 {
-			return 0
+		if from := uint64(binary.BigEndian.Uint32(e[8:])); from <= uint64(len(h.data)) {
+			at = h.data[from:]
 		}
-		return be.Uint32(b[4*i:])
+		// A count is no more than there are bytes.
+		return at, int(min(uint64(binary.BigEndian.Uint32(e[12:])), uint64(len(at))))
 	}
-	folders, n := tag(tagDirNames)
+	return nil, 0
+}
+
+// cutText cuts a text, which ends with a zero, off b.
+func cutText(b *[]byte) ([]byte, bool) {
+	s, rest, ok := bytes.Cut(*b, []byte{0})
+	*b = rest
+	return s, ok
+}
+
+// number returns number i of a list, 0 if the list is shorter.
+func number(list []byte, i int) uint32 {
+	if len(list) < 4*i+4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(list[4*i:])
+}
+
+// hashes are the algorithms of digests (RFC 4880, 9.4).
+var hashes = map[uint32]crypto.Hash{1: crypto.MD5, 2: crypto.SHA1, 8: crypto.SHA256, 9: crypto.SHA384, 10: crypto.SHA512, 11: crypto.SHA224}
+
+// header notes the files of one package.
+func (r *reader) header(blob []byte) error {
+	h, err := parseHeader(blob)
+	if err != nil {
+		return err
+	}
+	folders, n := h.tag(tagDirNames)
 	dirs := make([]string, 0, min(n, 1<<16))
 	for range n {
-		s, ok := text(&folders)
+		s, ok := cutText(&folders)
 		if !ok {
 			return errHeader
 		}
 		dirs = append(dirs, string(s))
 	}
 	hash := crypto.MD5
-	if algorithm, n := tag(tagDigestAlgo); n > 0 {
-		hash = map[uint32]crypto.Hash{1: crypto.MD5, 2: crypto.SHA1, 8: crypto.SHA256, 9: crypto.SHA384, 10: crypto.SHA512, 11: crypto.SHA224}[number(algorithm, 0)]
+	if algorithm, n := h.tag(tagDigestAlgo); n > 0 {
+		hash = hashes[number(algorithm, 0)]
 	}
 	if hash == 0 {
 		return nil // newer than this
 	}
-	names, n := tag(tagBaseNames)
-	sums, _ := tag(tagFileDigests)
-	indexes, _ := tag(tagDirIndexes)
-	flags, _ := tag(tagFileFlags)
+	names, n := h.tag(tagBaseNames)
+	sums, _ := h.tag(tagFileDigests)
+	indexes, _ := h.tag(tagDirIndexes)
+	flags, _ := h.tag(tagFileFlags)
 	if sums == nil {
 		return nil // a package without files
 	}
 	sum := make([]byte, hash.Size())
 	for i := range n {
-		name, okName := text(&names)
-		digits, okSum := text(&sums)
+		name, okName := cutText(&names)
+		digits, okSum := cutText(&sums)
 		dir := number(indexes, i)
 		if !okName || !okSum || uint64(dir) >= uint64(len(dirs)) {
 			return errHeader
@@ -216,83 +237,111 @@ func grow(b []byte, n int) []byte {
 	return b[:n]
 }
 
-// bdbBlobs reads Packages, a hash table of Berkeley DB (db_page.h): its pages
-// hold keys and values, and a value of the kind "off page" lies in a chain of
-// other pages. The numbers are those of the machine that made it.
-func bdbBlobs(r io.ReaderAt, size int64, f func([]byte) error) error {
-	const (
-		hashMagic = 0x061561
+// bdb is Packages, a hash table of Berkeley DB (db_page.h): its pages hold keys
+// and values, and a value of the kind "off page" lies in a chain of other pages.
+// The numbers are those of the machine that made it.
+type bdb struct {
+	r              io.ReaderAt
+	size           int64
+	order          binary.ByteOrder
+	pageSize, last int64  // of the last page, the number
+	page           []byte // of a chain
+	blob           []byte
+}
 
-		pageHashUnsorted, pageOverflow, pageHash = 2, 7, 13
+const (
+	hashMagic = 0x061561
 
-		offPage, headSize = 3, 26
-	)
+	pageHashUnsorted, pageOverflow, pageHash = 2, 7, 13
+
+	offPage, pageHead = 3, 26
+)
+
+func openBDB(r io.ReaderAt, size int64) (*bdb, error) {
 	var meta [72]byte
 	if err := readAt(r, meta[:], 0); err != nil {
-		return err
+		return nil, err
 	}
-	var order binary.ByteOrder = binary.LittleEndian
-	if order.Uint32(meta[12:]) != hashMagic {
-		order = binary.BigEndian
+	b := &bdb{r: r, size: size, order: binary.LittleEndian}
+	if b.order.Uint32(meta[12:]) != hashMagic {
+		b.order = binary.BigEndian
 	}
-	if order.Uint32(meta[12:]) != hashMagic {
-		return errors.New("it is no hash table")
+	if b.order.Uint32(meta[12:]) != hashMagic {
+		return nil, errors.New("it is no hash table")
 	}
 	if meta[24] != 0 {
-		return errors.New("it is encrypted")
+		return nil, errors.New("it is encrypted")
 	}
-	pageSize, last := int64(order.Uint32(meta[20:])), int64(order.Uint32(meta[32:]))
-	if pageSize < 512 || pageSize > 64<<10 || pageSize&(pageSize-1) != 0 {
-		return fmt.Errorf("pages of %d bytes", pageSize)
+	b.pageSize = int64(b.order.Uint32(meta[20:]))
+	if b.pageSize < 512 || b.pageSize > 64<<10 || b.pageSize&(b.pageSize-1) != 0 {
+		return nil, fmt.Errorf("pages of %d bytes", b.pageSize)
 	}
-	last = min(last, size/pageSize-1)
-	page, chained := make([]byte, pageSize), make([]byte, pageSize)
-	var blob []byte
-	for n := int64(1); n <= last; n++ {
-		if err := readAt(r, page, n*pageSize); err != nil {
+	b.last = min(int64(b.order.Uint32(meta[32:])), size/b.pageSize-1)
+	b.page = make([]byte, b.pageSize)
+	return b, nil
+}
+
+// bdbBlobs calls f for the values that are large enough for a header.
+func bdbBlobs(r io.ReaderAt, size int64, f func([]byte) error) error {
+	b, err := openBDB(r, size)
+	if err != nil {
+		return err
+	}
+	page := make([]byte, b.pageSize)
+	for n := int64(1); n <= b.last; n++ {
+		if err := readAt(r, page, n*b.pageSize); err != nil {
 			return err
 		}
 		if kind := page[25]; kind != pageHash && kind != pageHashUnsorted {
 			continue
 		}
-		count := int64(order.Uint16(page[20:]))
-		if headSize+2*count > pageSize {
+		count := int64(b.order.Uint16(page[20:]))
+		if pageHead+2*count > b.pageSize {
 			return errHeader
 		}
 		for i := int64(1); i < count; i += 2 { // each key's value follows it
-			at := int64(order.Uint16(page[headSize+2*i:]))
-			if at >= pageSize {
+			at := int64(b.order.Uint16(page[pageHead+2*i:]))
+			if at >= b.pageSize {
 				return errHeader
 			}
 			if page[at] != offPage {
 				continue // too small for a header
 			}
-			if at+12 > pageSize {
+			if at+12 > b.pageSize {
 				return errHeader
 			}
-			next, length := int64(order.Uint32(page[at+4:])), int64(order.Uint32(page[at+8:]))
-			if length > maxBlob || length > size {
-				return errHeader
+			blob, err := b.chain(int64(b.order.Uint32(page[at+4:])), int64(b.order.Uint32(page[at+8:])))
+			if err == nil {
+				err = f(blob)
 			}
-			blob = grow(blob, int(length))[:0]
-			for int64(len(blob)) < length {
-				if next < 1 || next > last {
-					return errHeader
-				}
-				if err := readAt(r, chained, next*pageSize); err != nil {
-					return err
-				}
-				used := int64(order.Uint16(chained[22:]))
-				if chained[25] != pageOverflow || used == 0 || headSize+used > pageSize {
-					return errHeader
-				}
-				blob = append(blob, chained[headSize:headSize+min(used, length-int64(len(blob)))]...)
-				next = int64(order.Uint32(chained[16:]))
-			}
-			if err := f(blob); err != nil {
+			if err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// chain reads a value of that many bytes from page number next on. It holds
+// until the next call.
+func (b *bdb) chain(next, length int64) ([]byte, error) {
+	if length > maxBlob || length > b.size {
+		return nil, errHeader
+	}
+	b.blob = grow(b.blob, int(length))[:0]
+	for int64(len(b.blob)) < length {
+		if next < 1 || next > b.last {
+			return nil, errHeader
+		}
+		if err := readAt(b.r, b.page, next*b.pageSize); err != nil {
+			return nil, err
+		}
+		used := int64(b.order.Uint16(b.page[22:]))
+		if b.page[25] != pageOverflow || used == 0 || pageHead+used > b.pageSize {
+			return nil, errHeader
+		}
+		b.blob = append(b.blob, b.page[pageHead:pageHead+min(used, length-int64(len(b.blob)))]...)
+		next = int64(b.order.Uint32(b.page[16:]))
+	}
+	return b.blob, nil
 }
