@@ -123,8 +123,8 @@ type Child struct {
 // Stage returns the child that becomes the target.
 func Stage() Child { return Child{&C.early_page.stage, "stage"} }
 
-// Probes is the number of throw-away children: one for each way to supervise.
-const Probes = C.EARLY_PROBES
+// probes is the number of throw-away children: one for each way to supervise.
+const probes = C.EARLY_PROBES
 
 // Probe returns throw-away child n of the self-test.
 func Probe(n int) Child { return Child{&C.early_page.probe[n], "probe"} }
@@ -182,8 +182,8 @@ func (c Child) Go() {
 	c.order(C.ORDER_GO)
 }
 
-// Dismiss ends a child that has not gone.
-func (c Child) Dismiss() {
+// dismiss ends a child that has not gone.
+func (c Child) dismiss() {
 	if atomic.CompareAndSwapUint32((*uint32)(&c.c.order), C.ORDER_WAIT, C.ORDER_QUIT) {
 		futex((*uint32)(&c.c.order), futexWake, 64, nil)
 	}
@@ -191,14 +191,14 @@ func (c Child) Dismiss() {
 
 // DismissAll ends every child that has not gone.
 func DismissAll() {
-	Stage().Dismiss()
+	Stage().dismiss()
 	DismissProbes()
 }
 
 // DismissProbes ends the probes that have not gone.
 func DismissProbes() {
-	for n := range Probes {
-		Probe(n).Dismiss()
+	for n := range probes {
+		Probe(n).dismiss()
 	}
 }
 
@@ -214,8 +214,8 @@ func (c Child) order(o C.uint32_t) {
 	futex((*uint32)(&c.c.order), futexWake, 64, nil)
 }
 
-// ErrFailed means that the child could not do what it was told.
-var ErrFailed = errors.New("early process failed")
+// errFailed means that the child could not do what it was told.
+var errFailed = errors.New("early process failed")
 
 // Ready waits until the child may be read and traced.
 func (c Child) Ready() error { return c.await(C.STATE_WAITING) }
@@ -275,13 +275,13 @@ func (c Child) await(want uint32) error {
 		have := c.state()
 		switch {
 		case have == C.STATE_FAILED:
-			return fmt.Errorf("%s: %w: %w", c.name, ErrFailed, c.Failure())
+			return fmt.Errorf("%s: %w: %w", c.name, errFailed, c.Failure())
 		case have >= want:
 			return nil
 		}
 		futex((*uint32)(&c.c.state), futexWait, have, &unix.Timespec{Nsec: 100_000_000})
 		if c.Ended() && c.state() == have {
-			return fmt.Errorf("%s: %w: it ended early", c.name, ErrFailed)
+			return fmt.Errorf("%s: %w: it ended early", c.name, errFailed)
 		}
 	}
 }
