@@ -214,9 +214,6 @@ func (c Child) order(o C.uint32_t) {
 	futex((*uint32)(&c.c.order), futexWake, 64, nil)
 }
 
-// errFailed means that the child could not do what it was told.
-var errFailed = errors.New("early process failed")
-
 // Ready waits until the child may be read and traced.
 func (c Child) Ready() error { return c.await(C.STATE_WAITING) }
 
@@ -275,13 +272,13 @@ func (c Child) await(want uint32) error {
 		have := c.state()
 		switch {
 		case have == C.STATE_FAILED:
-			return fmt.Errorf("%s: %w: %w", c.name, errFailed, c.Failure())
+			return fmt.Errorf("the %s failed: %w", c.name, c.Failure())
 		case have >= want:
 			return nil
 		}
 		futex((*uint32)(&c.c.state), futexWait, have, &unix.Timespec{Nsec: 100_000_000})
 		if c.Ended() && c.state() == have {
-			return fmt.Errorf("%s: %w: it ended early", c.name, errFailed)
+			return fmt.Errorf("the %s ended early", c.name)
 		}
 	}
 }
