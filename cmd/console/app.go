@@ -47,7 +47,6 @@ func (a *app) cli() *cli.App {
 		Usage:           "the server that Defenders report to",
 		UsageText:       "console COMMAND [flags]",
 		Version:         version,
-		HideVersion:     true,
 		HideHelpCommand: true,
 		Reader:          a.in,
 		Writer:          a.out,

@@ -34,7 +34,6 @@ func (a *app) cli() *cli.App {
 		Usage:           "supervise an application from inside its container",
 		UsageText:       "defender run [flags] -- CMD [ARG...]",
 		Version:         version,
-		HideVersion:     true,
 		HideHelpCommand: true,
 		Writer:          a.out,
 		ErrWriter:       a.err,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 
 	"github.com/urfave/cli/v2"
@@ -22,6 +23,9 @@ func checkCommand(out io.Writer) *cli.Command {
 		OnUsageError: usageError,
 		Flags:        []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "for programs"}},
 		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return fmt.Errorf("unexpected argument %q; see \"defender check --help\"", c.Args().First())
+			}
 			r, err := defender.Check()
 			if err != nil {
 				return err

@@ -33,7 +33,6 @@ func (a *app) cli() *cli.App {
 		Name:            "defenderctl",
 		Usage:           "embed the defender, and check what it is told",
 		Version:         version,
-		HideVersion:     true,
 		HideHelpCommand: true,
 		Writer:          a.out,
 		ErrWriter:       a.err,
