@@ -43,7 +43,7 @@ rules:
     files: {effect: alert, deny: [/etc]}
 `
 	w.post(textPath, "generation", generation, "text", strings.Replace(mine, "listen", "lisen", 1)).
-		want(http.StatusBadRequest, "4:34: rules[0].network.lisen: unknown key", "&lt;mine&gt;").wantNot("<mine>")
+		want(http.StatusBadRequest, "4:32: rules[0].network.lisen: unknown key", "&lt;mine&gt;").wantNot("<mine>")
 	w.post(textPath, "generation", "none", "text", mine).want(http.StatusBadRequest)
 	w.post(textPath, "generation", generation, "text", mine).want(http.StatusSeeOther)
 	r := b.rule("<mine>")
