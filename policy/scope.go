@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -69,6 +70,17 @@ func (p *patterns) match(names ...string) bool {
 		return false
 	}
 	return len(p.include) == 0 || anyGlob(p.include, names)
+}
+
+// empty reports whether all that the field selects is excluded again. A "*" in a
+// pattern to be excluded is only matched by another.
+func (p *patterns) empty() bool {
+	for _, pattern := range p.include {
+		if !anyGlob(p.exclude, []string{pattern}) {
+			return false
+		}
+	}
+	return len(p.exclude) > 0 && (len(p.include) > 0 || slices.Contains(p.exclude, "*"))
 }
 
 func anyGlob(patterns, names []string) bool {

@@ -116,6 +116,22 @@ func TestRuleOrder(t *testing.T) {
 	}
 }
 
+// A scope that excludes all that it selects is valid, and told of.
+func TestScopeOfNothing(t *testing.T) {
+	for _, c := range []struct {
+		patterns []string
+		nothing  bool
+	}{
+		{nil, false}, {list("nginx"), false}, {list("-nginx"), false}, {list("nginx*", "-nginx:latest"), false}, {list("*", "-mongo"), false},
+		{list("nginx:1", "db", "-nginx*"), false}, {list("nginx:1", "-nginx:*"), true}, {list("-*"), true}, {list("nginx", "-*"), true}, {list("nginx*", "-nginx*"), true},
+	} {
+		p := &Policy{Version: 1, Rules: []Rule{{Name: "r", Scope: Scope{Images: c.patterns}}}}
+		if notes := p.Notes(); (len(notes) == 1 && notes[0].Path == "rules[0].scope.images") != c.nothing || len(notes) > 1 {
+			t.Errorf("%q: %v", c.patterns, notes)
+		}
+	}
+}
+
 func FuzzImageNames(f *testing.F) {
 	for _, s := range []string{"nginx", "a/b:1@sha256:aa", "localhost:5000/x", "index.docker.io/x", "/", ":", "@", "docker.io/"} {
 		f.Add(s)

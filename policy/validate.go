@@ -79,6 +79,15 @@ func (p *Policy) Notes() []Fault {
 	scripts := newScripts(p, new(faults))
 	for i := range p.Rules {
 		r, at := &p.Rules[i], fmt.Sprintf("rules[%d]", i)
+		s := newSelector(&r.Scope, "", new(faults))
+		for _, field := range []struct {
+			key string
+			of  *patterns
+		}{{"images", &s.images}, {"containers", &s.containers}, {"appIDs", &s.appIDs}} {
+			if field.of.empty() {
+				f.add(at+".scope."+field.key, "excludes all that it selects: the rule is for nothing")
+			}
+		}
 		for i, ref := range r.Custom {
 			if s := scripts[ref.Rule]; s != nil && s.late && ref.Effect == Prevent.String() {
 				f.add(fmt.Sprintf("%s.custom[%d].effect", at, i), "alerts and cannot prevent: the rule asks what a file holds, which is known after it was written")

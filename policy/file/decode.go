@@ -270,9 +270,12 @@ func fieldsOf(t reflect.Type) fields {
 }
 
 // nearest returns the key that a mistyped name most likely means, or "".
-func (f fields) nearest(name string) string {
+func (f fields) nearest(name string) string { return Nearest(name, f.names) }
+
+// Nearest returns the name that a mistyped one most likely means, or "".
+func Nearest(name string, names []string) string {
 	best, least := "", 3 // two slips of the finger at most
-	for _, known := range f.names {
+	for _, known := range names {
 		slips := distance(strings.ToLower(name), strings.ToLower(known))
 		if slips < least && slips*2 < len(known) {
 			best, least = known, slips

@@ -84,6 +84,10 @@ func (d *decoder) policy(data []byte) *policy.Policy {
 		d.faults = append(d.faults, Fault{1, 1, "", fmt.Sprintf("larger than %d MiB", maxSize>>20)})
 		return nil
 	}
+	if wide(data) {
+		d.faults = append(d.faults, Fault{1, 1, "", "the file is in UTF-16 or UTF-32; save it as UTF-8"})
+		return nil
+	}
 	if marks(data) > maxMarks {
 		d.faults = append(d.faults, Fault{1, 1, "", fmt.Sprintf("more than %d lines, commas and brackets", maxMarks)})
 		return nil
@@ -109,6 +113,12 @@ func (d *decoder) policy(data []byte) *policy.Policy {
 		}
 	}
 	return p
+}
+
+// wide reports whether a text has more bytes than one for each ASCII character:
+// it begins with a mark that says so, or with a zero beside the first character.
+func wide(data []byte) bool {
+	return bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) || bytes.IndexByte(data[:min(len(data), 4)], 0) >= 0
 }
 
 // marks counts the bytes without which YAML begins no value but the first: line

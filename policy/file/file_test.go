@@ -169,6 +169,8 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{"empty", "", []string{`1:1: empty; a policy begins with version: 1`}},
+		{"UTF-16", "\xff\xfev\x00e\x00r\x00", []string{`1:1: the file is in UTF-16 or UTF-32; save it as UTF-8`}},
+		{"UTF-16 without a mark", "\x00v\x00e\x00r", []string{`1:1: the file is in UTF-16 or UTF-32; save it as UTF-8`}},
 		{"only a comment", "# nothing\n", []string{`1:1: empty; a policy begins with version: 1`}},
 		{"null", "~", []string{`1:1: empty; a policy begins with version: 1`}},
 		{"a word", "version", []string{`1:1: a string; want a mapping (key: value)`}},

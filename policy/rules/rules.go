@@ -159,7 +159,9 @@ func rescue(script string, err *error) {
 }
 
 func newError(script string, f fail) *Error {
-	before := script[:f.at]
+	// What is missing at the end is missing behind the last word, not in the
+	// empty line that a block of YAML ends with.
+	before := script[:min(f.at, len(strings.TrimRight(script, " \t\r\n")))]
 	start := strings.LastIndexByte(before, '\n') + 1
 	line := script[start:]
 	if end := strings.IndexByte(line, '\n'); end >= 0 {

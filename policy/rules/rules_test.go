@@ -172,6 +172,8 @@ func TestFaults(t *testing.T) {
 		{`"a" in ("a")`, `line 1, column 1: in wants an attribute on its left`},
 		{`name not "a"`, `line 1, column 6: "not" here; want an operator, or "not" before the comparison`},
 		{`(tty`, `line 1, column 5: the end here; want ")"`},
+		{"(tty\n", "line 1, column 5: the end here; want \")\"\n  (tty\n      ^"},
+		{"tty and\n  \n", "line 1, column 8: the end here; want a string, an integer or an attribute\n  tty and\n         ^"},
 		{`tty)`, `line 1, column 4: ")" here; want and, or, or the end`},
 		{`tty AND tty`, `line 1, column 5: "AND" here; keywords are lower-case: write and`},
 		{`name IN ("x")`, `line 1, column 6: "IN" here; keywords are lower-case: write in`},
