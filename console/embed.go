@@ -160,6 +160,9 @@ func embedFault(err error) error {
 	faults := make([]Fault, len(list.Faults))
 	for i, f := range list.Faults {
 		faults[i] = Fault{Path: f.Path, Line: f.Line, Col: f.Col, Msg: f.Msg}
+		if f.Msg == inject.NoImage {
+			faults[i].Msg += "; name it as defenderImage, or start the Console with --defender-image"
+		}
 	}
 	return faulty(faults)
 }

@@ -165,16 +165,21 @@ func WriteFile(w http.ResponseWriter, contentType, name string, data []byte) err
 // ignored otherwise.
 func readJSON(r *http.Request, v any) error { return decodeJSON(r.Body, v) }
 
+// decodeJSON decodes the one value that there is to be.
 func decodeJSON(body io.Reader, v any) error {
 	d := json.NewDecoder(body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		return badBody(err)
 	}
-	if d.More() {
-		return Errorf(http.StatusBadRequest, "reading the body: more than one value")
+	var tooLarge *http.MaxBytesError
+	switch _, err := d.Token(); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case errors.As(err, &tooLarge):
+		return err
 	}
-	return nil
+	return Errorf(http.StatusBadRequest, "reading the body: there is something behind the value")
 }
 
 func badBody(err error) error {

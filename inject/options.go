@@ -145,10 +145,13 @@ func inheritWords(to *map[string][]string, g *group, c *container, from []string
 	(*to)[c.name] = from
 }
 
+// NoImage is the fault of options without a Defender's image.
+const NoImage = "the defender's image is missing: it is what brings the program into the task"
+
 // validate adds the faults of the options by themselves.
 func (o *Options) validate(f *faults) {
 	if o.DefenderImage == "" {
-		f.add("", "the defender's image is missing: it is what brings the program into the task")
+		f.add("", NoImage)
 	}
 	switch {
 	case o.Console == "" && len(o.Policy) == 0:
