@@ -50,12 +50,15 @@ func TestRoles(t *testing.T) {
 		{"PUT", "/api/v1/policy/rules/a", `{"name":"a"}`, store.Editor, 200},
 		{"POST", "/api/v1/defenders/" + d.Instance + "/revoke", "", store.Editor, 204},
 		{"PUT", "/api/v1/policies/runtime/app-embedded", `{"rules":[]}`, store.Editor, 200},
+		{"GET", "/api/v1/custom-rules", "", store.Auditor, 200},
+		{"PUT", "/api/v1/custom-rules/9", `{"_id":9,"name":"nc","type":"processes","script":"proc.name = \"nc\""}`, store.Editor, 200},
 		{"GET", "/api/v1/tokens", "", store.Admin, 200},
 		{"GET", "/api/v1/users", "", store.Admin, 200},
 		// These come last: they do what cannot be done twice.
 		{"POST", "/api/v1/policy/rules", aRule, store.Editor, 201},
 		{"DELETE", "/api/v1/policy/rules/sample", "", store.Editor, 200},
 		{"POST", "/api/v1/policies/runtime/app-embedded", `{"name":"x","collections":[{"name":"All"}]}`, store.Editor, 200},
+		{"DELETE", "/api/v1/custom-rules/9", "", store.Editor, 200},
 		{"POST", "/api/v1/tokens", `{"name":"new"}`, store.Admin, 201},
 		{"DELETE", "/api/v1/tokens/new", "", store.Admin, 204},
 		{"POST", "/api/v1/users", `{"name":"new","role":"auditor","password":"long enough"}`, store.Admin, 201},
@@ -515,6 +518,54 @@ func TestCompatiblePolicy(t *testing.T) {
 	}
 	if a := b.do("GET", "/api/v1/no/such/path", "", editor); a.status != 404 || !strings.Contains(a.body, `"err"`) {
 		t.Errorf("no such path: %d %s", a.status, a.body)
+	}
+}
+
+// What a client of the compatible API reads it may write back, with the library
+// of custom rules too: the shipped policy has some without a number.
+func TestCompatibleCustomRules(t *testing.T) {
+	b := newBench(t)
+	editor := b.as("editor")
+	const path, rulesPath = "/api/v34.04/policies/runtime/app-embedded", "/api/v34.04/custom-rules"
+	read := b.do("GET", path, "", editor)
+	if a := b.do("PUT", path, read.body, editor); read.status != 200 || a.status != 200 {
+		t.Fatalf("what was read is not taken: %d %s", a.status, a.body)
+	}
+	before, err := b.Policy()
+	if err != nil || len(before.Policy.CustomRules) == 0 {
+		t.Fatal(err)
+	}
+	var library []map[string]any
+	b.do("GET", rulesPath, "", editor).into(t, 200, &library)
+	if len(library) != len(before.Policy.CustomRules) {
+		t.Errorf("library %+v", library)
+	}
+	put := func(id int, body string, want int, says string) {
+		t.Helper()
+		if a := b.do("PUT", fmt.Sprintf("%s/%d", rulesPath, id), body, editor); a.status != want || !strings.Contains(a.body, says) {
+			t.Errorf("%d %s: %d %s", id, body, a.status, a.body)
+		}
+	}
+	put(1001, `{"_id":1001,"name":"nc","type":"processes","script":"proc.name = \"nc\"","owner":"jane"}`, 200, "[0].owner")
+	put(1001, `{"_id":1002,"name":"x","type":"processes","script":"proc.main"}`, 400, "_id: is 1002, and the path says 1001")
+	put(1002, `{"_id":1002,"name":"nc","type":"processes","script":"proc.main"}`, 400, "is the name of another custom rule")
+	put(1002, `{"_id":1002,"name":"x","type":"processes","script":"proc.nme = \"x\""}`, 400, "did you mean proc.name?")
+	put(1002, `{"_id":1002,"name":"x","type":"waas-request","script":"x"}`, 400, "no Defender of applications judges waas-request")
+	put(1002, `[]`, 400, "0 custom rules; give one")
+	b.do("POST", path, `{"name":"uses","collections":[{"name":"All"}],"customRules":[{"_id":1001,"action":"audit","effect":"prevent"}]}`, editor).into(t, 200, nil)
+	put(1001, `{"_id":1001,"name":"netcat","type":"processes","script":"proc.name = \"netcat\""}`, 200, "")
+	p, err := b.Policy()
+	if err != nil || p.Policy.Rules[0].Custom[0].Rule != "netcat" {
+		t.Errorf("%+v, %v", p.Policy.Rules[0], err)
+	}
+	b.do("DELETE", rulesPath+"/1001", "", editor).into(t, 409, nil)
+	b.do("DELETE", rulesPath+"/77", "", editor).into(t, 404, nil)
+	b.do("DELETE", rulesPath+"/x", "", editor).into(t, 400, nil)
+	b.do("DELETE", "/api/v1/policy/rules/uses", "", editor).into(t, 200, nil)
+	b.do("DELETE", rulesPath+"/1001", "", editor).into(t, 200, nil)
+	after, err := b.Policy()
+	if err != nil || len(after.Policy.CustomRules) != len(before.Policy.CustomRules) {
+		t.Errorf("%+v, %v", after.Policy.CustomRules, err)
 	}
 }
 

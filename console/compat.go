@@ -92,7 +92,7 @@ func (s *Server) compatBody(r *http.Request) (body []byte, library []policy.Cust
 	if err != nil {
 		return nil, nil, err
 	}
-	return body, now.Policy.CustomRules, nil
+	return body, numbered(now.Policy), nil
 }
 
 func (s *Server) putCompatPolicy(w http.ResponseWriter, r *http.Request) error {

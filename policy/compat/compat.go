@@ -217,6 +217,8 @@ func checkKeys(d *json.Decoder, t reflect.Type, path string, faults *Errors) {
 			field, known := fieldOf(t, name)
 			switch {
 			case t == nil || t.Kind() != reflect.Struct: // the wrong type, as Unmarshal will say
+			case !known && ofContainers(name):
+				faults.add(at, "unknown key: rules for containers have it; import a rule for App-Embedded Defenders")
 			case !known:
 				faults.add(at, "unknown key")
 			case seen[name]:
@@ -227,6 +229,12 @@ func checkKeys(d *json.Decoder, t reflect.Type, path string, faults *Errors) {
 		}
 		_, _ = d.Token() // the end
 	}
+}
+
+// ofContainers reports whether a key is one of rules for containers, which are
+// of another shape since release 22.12.
+func ofContainers(key string) bool {
+	return key == "allowedList" || key == "deniedList" || key == "learningDisabled" || strings.HasSuffix(key, "Effect")
 }
 
 // fieldOf returns the type of a struct's field by its key. Letter case counts,

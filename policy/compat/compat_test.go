@@ -479,7 +479,7 @@ func TestFaults(t *testing.T) {
 		{`{"rulez":[]}`, `rulez: unknown key`},
 		{`{"rules":[],"rules":[]}`, `rules: stands here twice`},
 		{`{"rules":[{"Name":"a"}]}`, `rules[0].Name: unknown key`},
-		{`{"rules":[{"name":"a",` + all + `,"dns":{"effect":"alert","allowedList":[]}}]}`, `rules[0].dns.allowedList: unknown key`},
+		{`{"rules":[{"name":"a",` + all + `,"dns":{"effect":"alert","allowedList":[]}}]}`, `rules[0].dns.allowedList: unknown key: rules for containers have it; import a rule for App-Embedded Defenders`},
 		{`{"rules":[{"name":"a",` + all + `,"dns":{"effect":"alert","whitelist":"x"}}]}`, `rules.dns.whitelist: a value of type string does not belong here`},
 		{`{"rules":[{"name":"a"}]}`, `rules[0].collections: missing; without a collection the rule means nothing`},
 		{`{"rules":[{"name":"a",` + all + `,"dns":{}}]}`, `rules[0].dns.effect: missing; one of disable, alert, prevent, block`},

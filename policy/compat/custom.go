@@ -101,9 +101,9 @@ func (c *importer) custom(r *CustomRule, library []policy.CustomRule, at string)
 	return ref
 }
 
-// numbers gives each custom rule of a policy the number it goes by in the
-// other form: its own, or the next that is free.
-func numbers(p *policy.Policy) map[string]int {
+// IDs gives each custom rule of a policy, by its name, the number it goes by in
+// the other form: its own, or the next that is free.
+func IDs(p *policy.Policy) map[string]int {
 	ids := make(map[string]int, len(p.CustomRules))
 	next := 1
 	for i := range p.CustomRules {
@@ -133,7 +133,7 @@ var known = map[string]bool{
 func ExportCustomRules(p *policy.Policy) ([]LibraryRule, error) {
 	var c exporter
 	out := []LibraryRule{}
-	ids := numbers(p)
+	ids := IDs(p)
 	for i := range p.CustomRules {
 		r, at := &p.CustomRules[i], fmt.Sprintf("customRules[%d].", i)
 		c.none(r.Type == "dns" || r.Type == "listening", at+"type")

@@ -13,7 +13,7 @@ import (
 // [Errors] that lists what has no place in the other form; the notes say what
 // means a little less or more there.
 func Export(p *policy.Policy) (*Policy, []Fault, error) {
-	c := exporter{ids: numbers(p)}
+	c := exporter{ids: IDs(p)}
 	out := &Policy{ID: PolicyID, Rules: []Rule{}}
 	for i := range p.Rules {
 		out.Rules = append(out.Rules, c.rule(&p.Rules[i], fmt.Sprintf("rules[%d].", i)))
