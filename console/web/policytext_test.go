@@ -39,7 +39,7 @@ func TestPolicyText(t *testing.T) {
 	const mine = `version: 1
 rules:
   - name: "<mine>"
-    network: {effect: prevent, listen: {allowPorts: [8080]}, unix: {deny: [docker.sock]}}
+    network: {effect: prevent, listen: {allowPorts: [8080]}, unix: {deny: [docker.sock]}, outbound: {denyNames: [bad.test], unresolved: alert}}
     files: {effect: alert, deny: [/etc]}
 `
 	w.post(textPath, "generation", generation, "text", strings.Replace(mine, "listen", "lisen", 1)).
@@ -52,8 +52,8 @@ rules:
 	}
 
 	// The form of the rule tells what it does not show, and keeps it.
-	w.get(rulePath+"?name=%3Cmine%3E").want(http.StatusOK, "<code>files.deny</code>", "<code>network.listen.allowPorts</code>", "<code>network.unix.deny</code>").
-		wantNot("<code>network.effect</code>", "<code>name</code>")
+	w.get(rulePath+"?name=%3Cmine%3E").want(http.StatusOK, "<code>network.outbound.denyNames</code>, <code>network.outbound.unresolved</code>").
+		wantNot("<code>network.effect</code>", "<code>name</code>", "<code>files.deny</code>")
 	w.get(rulePath).want(http.StatusOK).wantNot(`id="beyond"`)
 
 	// Somebody else saved meanwhile: nothing is lost unless it is meant.

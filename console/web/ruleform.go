@@ -76,6 +76,31 @@ var lists = []list{
 	{id: "port-allow", path: "network.outbound.allowPorts", label: "Allowed outbound ports", example: "",
 		hint: "With entries here, every other port is denied",
 		of:   func(r *policy.Rule) *[]string { return &r.Network.Outbound.AllowPorts }},
+	{id: "listen-deny", path: "network.listen.denyPorts", label: "Denied listening ports", example: "22",
+		hint: "Which the application may not open",
+		of:   func(r *policy.Rule) *[]string { return &r.Network.Listen.DenyPorts }},
+	{id: "listen-allow", path: "network.listen.allowPorts", label: "Allowed listening ports", example: "",
+		hint: "With entries here, every other port is denied",
+		of:   func(r *policy.Rule) *[]string { return &r.Network.Listen.AllowPorts }},
+	{id: "unix-deny", path: "network.unix.deny", label: "Denied Unix sockets", example: "docker.sock",
+		hint: "A path and all below it, a name, or either with *; @name for an abstract one",
+		of:   func(r *policy.Rule) *[]string { return &r.Network.Unix.Deny }},
+	{id: "unix-allow", path: "network.unix.allow", label: "Allowed Unix sockets", example: "",
+		hint: "With entries here, every other socket is denied",
+		of:   func(r *policy.Rule) *[]string { return &r.Network.Unix.Allow }},
+
+	{id: "files-deny", path: "files.deny", label: "Denied paths", example: "/etc\n/usr/bin/*",
+		hint: "A path and all below it, a name, or either with *",
+		of:   func(r *policy.Rule) *[]string { return &r.Files.Deny }},
+	{id: "files-allow", path: "files.allow", label: "Allowed paths", example: "",
+		hint: "With entries here, changes everywhere else are denied",
+		of:   func(r *policy.Rule) *[]string { return &r.Files.Allow }},
+	{id: "files-malware", path: "files.malware", label: "Malware", example: "sha256:… Name",
+		hint: "Digests, sha256: or md5:, each perhaps with a name; needs the detection below",
+		of:   func(r *policy.Rule) *[]string { return &r.Files.Malware }},
+	{id: "files-trusted", path: "files.trusted", label: "Trusted files", example: "sha256:…",
+		hint: "Digests of files that no detection concerns",
+		of:   func(r *policy.Rule) *[]string { return &r.Files.Trusted }},
 }
 
 // effect is a field that chooses one.
@@ -88,6 +113,7 @@ var effects = []effect{
 	{"processes", "processes.effect", func(r *policy.Rule) **policy.Effect { return &r.Processes.Effect }},
 	{"network", "network.effect", func(r *policy.Rule) **policy.Effect { return &r.Network.Effect }},
 	{"dns", "dns.effect", func(r *policy.Rule) **policy.Effect { return &r.DNS.Effect }},
+	{"files", "files.effect", func(r *policy.Rule) **policy.Effect { return &r.Files.Effect }},
 }
 
 // detection is a field that chooses the effect of one, or that it is not looked
@@ -123,6 +149,15 @@ var detections = []detection{
 	{"network", "portScan", "Port scans", "Many ports or machines in a short time", func(r *policy.Rule) **policy.Effect { return &r.Network.Detect.PortScan }},
 	{"network", "rawSockets", "Raw sockets", "Sockets for whole packets", func(r *policy.Rule) **policy.Effect { return &r.Network.Detect.RawSockets }},
 	{"network", "encryptedDNS", "Encrypted DNS", "Connections to resolvers by HTTPS or TLS", func(r *policy.Rule) **policy.Effect { return &r.Network.Detect.EncryptedDNS }},
+
+	{"files", "binaries", "Changes to programs", "Programs and libraries of the image, and where programs lie", func(r *policy.Rule) **policy.Effect { return &r.Files.Detect.Binaries }},
+	{"files", "certificates", "Changes to certificates", "Trusted certificates, and private keys of the image", func(r *policy.Rule) **policy.Effect { return &r.Files.Detect.Certificates }},
+	{"files", "sshAndAdminFiles", "SSH and administrator files", "Who may log in: passwd, sudoers, authorized_keys", func(r *policy.Rule) **policy.Effect { return &r.Files.Detect.SSHAndAdminFiles }},
+	{"files", "packedBinaries", "Packed programs", "Compressed or encrypted; only their start can be prevented", func(r *policy.Rule) **policy.Effect { return &r.Files.Detect.PackedBinaries }},
+	{"files", "suspiciousELF", "Suspicious headers", "Against analysis; only the start can be prevented", func(r *policy.Rule) **policy.Effect { return &r.Files.Detect.SuspiciousELF }},
+	{"files", "foreignArchitecture", "Programs for another processor", "Only their start can be prevented", func(r *policy.Rule) **policy.Effect { return &r.Files.Detect.ForeignArchitecture }},
+	{"files", "malware", "Malware", "By the list above; only its start can be prevented", func(r *policy.Rule) **policy.Effect { return &r.Files.Detect.Malware }},
+	{"files", "privateKeys", "Private keys", "New ones; this tells, and cannot prevent", func(r *policy.Rule) **policy.Effect { return &r.Files.Detect.PrivateKeys }},
 }
 
 func (d *detection) id() string { return d.section + "-detect-" + d.key }
@@ -163,6 +198,9 @@ func complete(r policy.Rule) policy.Rule {
 	if r.DNS == nil {
 		r.DNS = &policy.DNSSection{Effect: new(policy.Disable)}
 	}
+	if r.Files == nil {
+		r.Files = &policy.FilesSection{Effect: new(policy.Disable)}
+	}
 	return r
 }
 
@@ -173,13 +211,16 @@ func reduce(r, old policy.Rule) policy.Rule {
 		r.Processes = nil
 	}
 	if s := r.Network; old.Network == nil {
-		o := &s.Outbound
-		if off(s.Effect, len(o.Allow)+len(o.Deny)+len(o.AllowPorts)+len(o.DenyPorts)) && s.Detect == (policy.NetworkDetections{}) {
+		o, l, u := &s.Outbound, &s.Listen, &s.Unix
+		if off(s.Effect, len(o.Allow)+len(o.Deny)+len(o.AllowPorts)+len(o.DenyPorts)+len(l.AllowPorts)+len(l.DenyPorts)+len(u.Allow)+len(u.Deny)) && s.Detect == (policy.NetworkDetections{}) {
 			r.Network = nil
 		}
 	}
 	if s := r.DNS; old.DNS == nil && off(s.Effect, len(s.Allow)+len(s.Deny)) && s.Detect == (policy.DNSDetections{}) {
 		r.DNS = nil
+	}
+	if s := r.Files; old.Files == nil && off(s.Effect, len(s.Allow)+len(s.Deny)+len(s.Malware)+len(s.Trusted)) && s.Detect == (policy.FileDetections{}) {
+		r.Files = nil
 	}
 	return r
 }
@@ -191,6 +232,7 @@ func newRule() policy.Rule {
 		Processes: &policy.ProcessesSection{Effect: new(policy.Alert)},
 		Network:   &policy.NetworkSection{Effect: new(policy.Alert)},
 		DNS:       &policy.DNSSection{Effect: new(policy.Disable)},
+		Files:     &policy.FilesSection{Effect: new(policy.Disable)},
 	}
 }
 
@@ -216,14 +258,20 @@ func entries(text string) []string {
 }
 
 // read takes what people typed into f.Rule, which begins as the rule that is
-// to be changed: what the form has no field for stays.
+// to be changed: what the form has no field for stays, and so does a list or the
+// section of files that an older page had no field for.
 func (f *ruleForm) read(form url.Values) {
 	f.Rule.Name = strings.TrimSpace(form.Get("name"))
 	f.Rule.Disabled = form.Get("enabled") != "true"
 	for _, l := range lists {
-		*l.of(&f.Rule) = entries(form.Get(l.id))
+		if form.Has(l.id) {
+			*l.of(&f.Rule) = entries(form.Get(l.id))
+		}
 	}
 	for _, e := range effects {
+		if e.id == "files" && !form.Has(e.id) {
+			continue
+		}
 		chosen := new(policy.Effect)
 		word := form.Get(e.id)
 		if e.id == "dns" && form.Get("dns-on") != "true" {
@@ -319,9 +367,28 @@ func (f *ruleForm) Faulty(prefixes ...string) int {
 // FaultsOf returns the faults of one field.
 func (f *ruleForm) FaultsOf(field string) []string { return f.faults[field] }
 
-// NetworkingFirst reports whether the tab Networking is the one to look at.
-func (f *ruleForm) NetworkingFirst() bool {
-	return f.Faulty("processes") == 0 && f.Faulty("network", "ip-", "port-", "dns") > 0
+// Tabs are the tabs, one of which is shown first: that with a fault, or else the
+// first.
+func (f *ruleForm) Tabs() []tab {
+	tabs := []tab{
+		{ID: "processes", Label: "Processes", Faults: f.Faulty("processes")},
+		{ID: "networking", Label: "Networking", Faults: f.Faulty("network", "ip-", "port-", "listen-", "unix-", "dns")},
+		{ID: "files", Label: "File system", Faults: f.Faulty("files")},
+	}
+	tabs[max(0, slices.IndexFunc(tabs, func(t tab) bool { return t.Faults > 0 }))].First = true
+	return tabs
+}
+
+// tab is one part of the form.
+type tab struct {
+	ID, Label string
+	Faults    int
+	First     bool
+}
+
+// Hidden reports whether a tab's panel is not shown first.
+func (f *ruleForm) Hidden(id string) bool {
+	return slices.ContainsFunc(f.Tabs(), func(t tab) bool { return t.ID == id && !t.First })
 }
 
 // listView is a list field as the template shows it.
