@@ -73,7 +73,7 @@ func newLearner(cfg *Config) (*learner, error) {
 		}
 		return nil, fmt.Errorf("learning into %q: %w (%s)", l.file, err, writablePlaces())
 	}
-	earlier, notes, err := learn.Read(name, l.lock)
+	earlier, notes, err := learn.Read(name, l.lock, true)
 	if err == nil && len(notes) > 0 {
 		err = errors.New(notes[0])
 	}

@@ -256,6 +256,9 @@ func (b *builder) build() {
 	if b.head.Lost > 0 {
 		b.note("%d events did not fit into the recording: some of them may be refused.", b.head.Lost)
 	}
+	if n := b.g.refused; n > 0 {
+		b.note("What a policy refused is left out (%s). It stays refused if that policy is extended, rather than replaced by this one.", timesText(n))
+	}
 }
 
 // byNumber orders ports by their number and the rest as text.

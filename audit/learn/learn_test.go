@@ -257,7 +257,7 @@ func TestRecordingFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := b.String()
-	read, notes, err := Read("x", strings.NewReader(whole))
+	read, notes, err := Read("x", strings.NewReader(whole), false)
 	if err != nil || len(notes) > 0 || len(read) != 1 {
 		t.Fatal(err, notes, len(read))
 	}

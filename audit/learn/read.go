@@ -178,8 +178,10 @@ func parse(line []byte) ([]*Line, error) {
 	return []*Line{l}, nil
 }
 
-// Read reads recordings, events and records: a recording for each workload.
-func Read(name string, in io.Reader) ([]*Recording, []string, error) {
+// Read reads recordings, events and records: a recording for each workload. What
+// a policy refused when it happened counts if refused is true; otherwise it is
+// left out, and the recording knows how much of that there was.
+func Read(name string, in io.Reader, refused bool) ([]*Recording, []string, error) {
 	var all []*Recording
 	var current *Recording // what a header began
 	byWorkload := make(map[policy.Workload]*Recording)
@@ -200,6 +202,10 @@ func Read(name string, in io.Reader) ([]*Recording, []string, error) {
 				byWorkload[w] = to
 				all = append(all, to)
 			}
+		}
+		if l.Record != nil && l.Record.Refused && !refused {
+			to.refused += l.Observation.Count
+			return nil
 		}
 		to.add(l.Observation)
 		return nil

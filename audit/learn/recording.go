@@ -85,6 +85,7 @@ type Recording struct {
 	secrets bool // are kept
 	change  int  // of the set of observations
 	counts  int  // of anything
+	refused int  // events that a policy refused, and that are left out
 }
 
 // crowd are the names seen in one folder or domain, until there are enough of
@@ -142,6 +143,7 @@ func (r *Recording) Merge(other *Recording) {
 	h, list := other.Header(), other.List()
 	r.mu.Lock()
 	r.head.Lost += h.Lost
+	r.refused += other.refused
 	r.head.Facts &= h.Facts
 	r.head.Sections = slices.DeleteFunc(slices.Clone(r.head.Sections), func(s policy.Section) bool { return !slices.Contains(h.Sections, s) })
 	r.mu.Unlock()

@@ -56,7 +56,7 @@ var filterKeys = []struct {
 	{"attack-type", "attackType", "only the detection `NAME`, such as explicitlyDeniedProcess", func(r *audit.Record) string { return r.AttackType }, nil},
 	{"process", "process", "only the program `PATH`", func(r *audit.Record) string { return r.ProcessPath }, nil},
 	{"domain", "domain", "only the looked-up `NAME`", func(r *audit.Record) string { return r.Domain }, nil},
-	{"severity", "severity", "only `SEVERITY`: low, medium, high", func(r *audit.Record) string { return r.Severity }, []string{"low", "medium", "high"}},
+	{"severity", "severity", "only `SEVERITY`: medium, high", func(r *audit.Record) string { return r.Severity }, []string{"medium", "high"}},
 }
 
 // filter selects records.

@@ -24,11 +24,12 @@ func (a *app) policyLearn() *cli.Command {
 		UsageText: "defenderctl policy learn [--from POLICY] [-o FILE] EVENTS...\n   defenderctl policy learn --console URL [--app-id ID] [--since 24h] [-o FILE]",
 		Description: "EVENTS are recordings (of \"defender run --learn\"), audit logs, folders with the spool of a Defender, or what a\n" +
 			"Console keeps. Several are put together, with a rule for each container. What audits do not tell of stays open: only a\n" +
-			"recording says what did not happen. With --from the lists of a policy get what they lack, and nothing is taken\n" +
+			"recording says what did not happen. What audits say was refused is not allowed either, but with --refused. With --from the lists of a policy get what they lack, and nothing is taken\n" +
 			"from it; what is added goes to standard error. The policy goes to standard output, or to a file by -o.",
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write the policy to `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "from", Usage: "extend the policy in `FILE`", TakesFile: true},
+			&cli.BoolFlag{Name: "refused", Usage: "allow also what a policy refused when it happened; with --from that is so anyway, but for what is denied"},
 			&cli.StringFlag{Name: "effect", Value: "prevent", Usage: "`EFFECT` of the sections: alert, prevent or block"},
 		}, consoleFlags(), filterFlags(ofWorkload...)),
 		OnUsageError: usageError,
@@ -76,8 +77,9 @@ func exitError(err error) error {
 // recordings reads what the arguments name, or what a Console keeps.
 func (a *app) recordings(c *cli.Context, f filter) ([]*learn.Recording, error) {
 	var all []*learn.Recording
+	refused := c.Bool("refused") || c.IsSet("from") // which lacks something
 	read := func(name string, in io.Reader) error {
-		r, notes, err := learn.Read(name, in)
+		r, notes, err := learn.Read(name, in, refused)
 		for _, n := range notes {
 			fmt.Fprintf(a.err, "note: %s\n", n)
 		}

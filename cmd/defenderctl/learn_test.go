@@ -62,11 +62,17 @@ func TestPolicyLearn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, _, exit = ctl(t, string(log), "policy", "learn", "--effect", "alert", "-")
+	out, _, exit = ctl(t, string(log), "policy", "learn", "--effect", "alert", "--refused", "-")
 	if exit != 0 {
 		t.Error(exit)
 	}
 	want(t, out, "effect: alert", "- /usr/bin/mkdir #", "- yahoo.com #")
+	// What was refused is not allowed unless somebody asks for it.
+	some, _, exit := ctl(t, string(log), "policy", "learn", "-")
+	if exit != 0 || strings.Contains(some, "mkdir") || strings.Contains(some, "yahoo") {
+		t.Errorf("%d: %s", exit, some)
+	}
+	want(t, some, "# learned: What a policy refused is left out (", "198.51.100.7")
 	if strings.Contains(out, "nothing was") || strings.Contains(out, "detect") {
 		t.Errorf("audits say what did not happen:\n%s", out)
 	}

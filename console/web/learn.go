@@ -89,7 +89,7 @@ func (p *pages) learn(r *http.Request, f store.AuditFilter, page store.AuditPage
 		}
 		page.Before = audits[len(audits)-1].ID
 	}
-	recordings, _, err := learn.Read("audits", &lines)
+	recordings, _, err := learn.Read("audits", &lines, false)
 	if err != nil {
 		return console.Errorf(http.StatusUnprocessableEntity, "reading the audits: %v", err)
 	}

@@ -21,11 +21,11 @@ func TestLearnPage(t *testing.T) {
 	other.AppID, other.ContainerName = "other-app", "other"
 	evil := launched(now, "/bin/<b>evil</b>", "evil", "alert")
 	evil.AppID, evil.ContainerName = "evil-app", "evil"
-	d.tell(launched(now, "/usr/bin/mkdir", "mkdir test", "alert"), lookedUp(now, "gmail.com", "prevent"), other, evil)
+	d.tell(launched(now, "/usr/bin/mkdir", "mkdir test", "alert"), lookedUp(now, "gmail.com", "alert"), lookedUp(now, "yahoo.test", "prevent"), other, evil)
 	w := b.as("auditor")
 	w.get(learnPath).want(http.StatusOK, "Learn a policy").wantNot(`id="learned"`)
 	w.get(runtimePath).want(http.StatusOK, `href="`+learnPath+`"`)
-	w.get(learnPath+"?effect=prevent&appID=sample-app").want(http.StatusOK, "Learned from 2 audits", "- /usr/bin/mkdir", "- gmail.com", "effect: prevent", "sample-task").wantNot("other.test")
+	w.get(learnPath+"?effect=prevent&appID=sample-app").want(http.StatusOK, "Learned from 3 audits", "- /usr/bin/mkdir", "- gmail.com", "effect: prevent", "sample-task", "What a policy refused is left out (once)").wantNot("other.test", "yahoo.test")
 	w.get(learnPath+"?effect=alert&container=other").want(http.StatusOK, "- other.test", "effect: alert").wantNot("mkdir")
 	w.get(learnPath+"?effect=alert&container=evil").want(http.StatusOK, "&lt;b&gt;evil&lt;/b&gt;").wantNot("<b>evil")
 	w.get(learnPath+"?effect=alert&appID=nobody").want(http.StatusOK, "Nothing to learn from")
