@@ -42,6 +42,9 @@ type Config struct {
 	// what the target was let do, "-" for standard error, "" for none.
 	Learn       string
 	KeepSecrets bool // leave passwords and the like in what is recorded
+	// Warnings are what somebody should know of how the Defender was started.
+	// They become records.
+	Warnings []string
 }
 
 // ResolvConf says whether /etc/resolv.conf may be rewritten.

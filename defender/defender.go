@@ -159,6 +159,9 @@ func (d *Defender) Run(ctx context.Context) (exit int, err error) {
 		fmt.Fprintln(os.Stderr, "defender: "+loud)
 		d.notice(loud)
 	}
+	for _, w := range d.cfg.Warnings {
+		d.notice("%s", w)
+	}
 	err = d.chooseBackend()
 	if line != nil {
 		// With the levels known, for the heartbeat, and before resolv.conf

@@ -16,6 +16,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"appdefender/cmd/internal/flags"
 	"appdefender/console/store"
 )
 
@@ -61,7 +62,7 @@ func (a *app) cli() *cli.App {
 
 // usageError keeps the library from printing the whole help for a typo.
 func usageError(c *cli.Context, err error, _ bool) error {
-	return hint(err, "see %q", c.Command.HelpName+" --help")
+	return hint(flags.Explain(c, err), "see %q", c.Command.HelpName+" --help")
 }
 
 func unknown(c *cli.Context) error {

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"appdefender/cmd/internal/flags"
 	"appdefender/defender"
 	"appdefender/dnsproxy"
 	"appdefender/internal/early"
@@ -52,7 +54,7 @@ func (a *app) cli() *cli.App {
 
 // usageError keeps the library from printing the whole help for a typo.
 func usageError(c *cli.Context, err error, _ bool) error {
-	return fmt.Errorf("%w; see %q", err, c.App.Name+" "+strings.TrimSpace(c.Command.Name+" --help"))
+	return fmt.Errorf("%w; see %q", flags.Explain(c, err), c.App.Name+" "+strings.TrimSpace(c.Command.Name+" --help"))
 }
 
 func (a *app) version() *cli.Command {
@@ -111,6 +113,10 @@ func (a *app) runTarget(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	cfg.Warnings = a.strays(os.Environ())
+	for _, w := range cfg.Warnings {
+		fmt.Fprintf(a.err, "defender: %s\n", w)
+	}
 	if cfg.Policy, err = a.policy(c.String("policy"), cfg.FailOpen); err != nil {
 		a.exit = defender.ExitFailed
 		return err
@@ -135,6 +141,49 @@ func (a *app) runTarget(c *cli.Context) error {
 	}()
 	d.Wait()
 	return <-ended
+}
+
+// ourNames is how the names of our variables begin. The target gets none that
+// does (internal/early).
+const ourNames = "DEFENDER_"
+
+// notOurs are names of the same beginning that others give: what Kubernetes tells
+// of a service that is called defender, and what embedding keeps for itself.
+var notOurs = regexp.MustCompile(`^DEFENDER_(EMBED_.*|(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?))$`)
+
+// strays says for people which variables of an environment look like ours and
+// are none: somebody has misspelt one, or means the target to have it.
+func (a *app) strays(environ []string) []string {
+	var known []string
+	for _, command := range a.cli().Commands {
+		for _, f := range command.Flags {
+			if f, ok := f.(cli.DocGenerationFlag); ok {
+				known = append(known, f.GetEnvVars()...)
+			}
+		}
+	}
+	var said []string
+	for _, v := range environ {
+		name, _, _ := strings.Cut(v, "=")
+		if !strings.HasPrefix(name, ourNames) || slices.Contains(known, name) || notOurs.MatchString(name) {
+			continue
+		}
+		says := fmt.Sprintf("the variable %q means nothing to the defender, and the target does not get it", name)
+		if near := file.Nearest(name[len(ourNames):], trimmed(known)); near != "" {
+			says += "; did you mean " + ourNames + near + "?"
+		}
+		said = append(said, says)
+	}
+	slices.Sort(said)
+	return said
+}
+
+func trimmed(names []string) []string {
+	short := make([]string, len(names))
+	for i, name := range names {
+		short[i] = strings.TrimPrefix(name, ourNames)
+	}
+	return short
 }
 
 // config reads the flags of run.

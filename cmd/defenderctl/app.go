@@ -71,7 +71,7 @@ func (a *app) cli() *cli.App {
 }
 
 func usageError(c *cli.Context, err error, _ bool) error {
-	return fmt.Errorf("%w; see %q", err, c.Command.HelpName+" --help")
+	return fmt.Errorf("%w; see %q", flags.Explain(c, err), c.Command.HelpName+" --help")
 }
 
 func noSuchCommand(c *cli.Context) error {

@@ -43,10 +43,13 @@ func First(c *cli.App, args []string) []string {
 			rest = append(rest, arg)
 		default:
 			flags = append(flags, arg)
-			if takesValue(arg) && i+1 < len(args) {
-				i++
-				flags = append(flags, args[i])
+			if !takesValue(arg) {
+				continue
 			}
+			if i++; i == len(args) {
+				return slices.Concat(head, flags) // for the library to miss the value
+			}
+			flags = append(flags, args[i])
 		}
 	}
 	return slices.Concat(head, flags, []string{"--"}, rest)
