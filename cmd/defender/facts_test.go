@@ -183,6 +183,7 @@ func TestWrittenContent(t *testing.T) {
 	}
 	const key = `printf -- '-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n' `
 	keys, headers := "detect: {privateKeys: prevent}", "detect: {suspiciousELF: prevent}"
+	malware := fmt.Sprintf(`malware: ["sha256:%x Test.A"], detect: {malware: prevent}`, sha256.Sum256(data))
 	for _, test := range []struct{ name, keys, attack, script, file string }{
 		{"key", keys, "secretFileAccess", key + ">key", "key"},
 		{"key, over a file", keys, "secretFileAccess", "echo >key; " + key + ">key", "key"},
@@ -192,9 +193,12 @@ func TestWrittenContent(t *testing.T) {
 		{"key, removed while it is open", keys, "secretFileAccess", "echo >key; exec 7>>key; rm key; " + key + ">&7", "key"},
 		{"key, by a link", keys, "secretFileAccess", "ln -s key link; " + key + ">link", "key"},
 		{"key, slowly", keys, "secretFileAccess", "exec 7>key; " + key + ">&7; sleep 0.3; exec 7>&-", "key"},
+		{"key, in a file that got its name before", keys, "secretFileAccess", victim("files") + " tmpfile-late . >/dev/null", "new"},
+		{"key, behind much else", keys, "secretFileAccess", "(head -c 300000 /dev/zero; " + key + ") >key", "key"},
 		{"program", headers, "suspiciousELFHeader", `cp ` + prog + ` x; printf '\2' | dd of=x bs=1 seek=5 conv=notrunc 2>/dev/null`, "x"},
 		{"program, for another processor", "detect: {foreignArchitecture: prevent}", "malwareDownloaded", `cp ` + prog + ` x; printf '\363' | dd of=x bs=1 seek=18 conv=notrunc 2>/dev/null`, "x"},
-		{"malware", fmt.Sprintf(`malware: ["sha256:%x Test.A"], detect: {malware: prevent}`, sha256.Sum256(data)), "malwareFileCustom", "cp " + prog + " x", "x"},
+		{"malware", malware, "malwareFileCustom", "cp " + prog + " x", "x"},
+		{"malware, by what is left of a file", malware, "malwareFileCustom", fmt.Sprintf(`(cat %s; echo x) >x; sleep 1; perl -e 'truncate("x", %d) or die'`, prog, len(data)), "x"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

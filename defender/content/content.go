@@ -24,7 +24,7 @@ type Report struct {
 }
 
 // headSize is how much of a file's beginning is looked at for what is not
-// counted: headers, signatures, keys.
+// counted: headers and signatures.
 const headSize = 256 << 10
 
 // Read reads a file of a number of bytes.
@@ -44,9 +44,10 @@ func Read(r io.Reader, size int64) (*Report, error) {
 	var count counter
 	count.ranges(program.code)
 	var tail ring
+	var key keyFinder
 	all := io.MultiWriter(h5, h256, &count, &tail)
 	if !isELF { // only of programs the bytes are counted
-		all = io.MultiWriter(h5, h256)
+		all = io.MultiWriter(h5, h256, &key)
 	}
 	if _, err := all.Write(head); err != nil {
 		return nil, err
@@ -61,9 +62,12 @@ func Read(r io.Reader, size int64) (*Report, error) {
 		}
 	}
 	if !isELF {
-		if kind := privateKey(head); kind != "" {
+		if key.kind == "" {
+			key.kind = binaryKey(head, size)
+		}
+		if key.kind != "" {
 			rep.Type = "secret"
-			find(policy.FoundPrivateKey, kind)
+			find(policy.FoundPrivateKey, key.kind)
 		}
 		find(policy.FoundPacked, packedScript(head))
 		return rep, nil
@@ -106,29 +110,115 @@ func packedScript(head []byte) string {
 	return ""
 }
 
+// keyFinder looks for a private key in a text that comes in pieces.
+type keyFinder struct {
+	kind string // "" as long as there is none
+	last []byte // where one may begin
+}
+
+// keyStart is more than a key's heading and what is looked at behind it.
+const keyStart = 512
+
+func (k *keyFinder) Write(p []byte) (int, error) {
+	if k.kind == "" {
+		k.last = append(k.last, p...)
+		k.kind = privateKey(k.last)
+		if extra := len(k.last) - keyStart; extra > 0 {
+			k.last = append(k.last[:0], k.last[extra:]...)
+		}
+	}
+	return len(p), nil
+}
+
 // privateKey says of which kind the private key is that a text has in it
-// (RFC 7468, section 10 and 11; RFC 4716's kin of OpenSSH; PuTTY). What only
-// speaks of keys, a program or a manual, has no key behind the heading.
-func privateKey(head []byte) string {
-	for rest := head; ; {
+// (RFC 7468, section 10 and 11; RFC 4716's kin of OpenSSH; RFC 9580, section
+// 6.2; PuTTY; age). What only speaks of keys, a program or a manual, has no key
+// behind the heading.
+func privateKey(text []byte) string {
+	for rest := text; ; {
 		_, after, ok := bytes.Cut(rest, []byte("-----BEGIN "))
 		if !ok {
 			break
 		}
 		rest = after
 		label, body, ok := bytes.Cut(after[:min(len(after), 200)], []byte("-----"))
-		if !ok || !bytes.HasSuffix(label, []byte("PRIVATE KEY")) || bytes.ContainsAny(label, "\n\\") {
+		if !ok || !bytes.HasSuffix(bytes.TrimSuffix(label, []byte(" BLOCK")), []byte("PRIVATE KEY")) || bytes.ContainsAny(label, "\n\\") {
 			continue
 		}
-		body = bytes.TrimLeft(body, "\r\n\\rn\" ") // in JSON the end of a line is two letters
-		if bytes.HasPrefix(body, []byte("Proc-Type:")) || len(base64Run(body)) >= 40 {
+		body = bytes.TrimLeft(body, "\r\n\\rn\" \t") // in JSON the end of a line is two letters
+		if hasHeader(body) || len(base64Run(body)) >= 40 {
 			return string(label)
 		}
 	}
-	if bytes.HasPrefix(head, []byte("PuTTY-User-Key-File-")) {
+	switch {
+	case bytes.HasPrefix(text, []byte("PuTTY-User-Key-File-")):
 		return "PuTTY"
+	case bytes.Contains(text, []byte("---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\n")):
+		return "SSH2"
+	}
+	if _, body, ok := bytes.Cut(text, []byte("AGE-SECRET-KEY-1")); ok && len(base64Run(body)) >= 40 {
+		return "age"
 	}
 	return ""
+}
+
+// hasHeader reports whether the lines before a key say something about it.
+func hasHeader(body []byte) bool {
+	for _, name := range []string{"Proc-Type:", "Version:", "Comment:"} {
+		if bytes.HasPrefix(body, []byte(name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// pbes2 begins how a key is encrypted (RFC 8018, A.4).
+var pbes2 = []byte{6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 0x0d}
+
+// binaryKey says of which kind the private key is that a file of a number of
+// bytes is, in DER: RFC 5958, RFC 8017 A.1.2, RFC 5915.
+func binaryKey(head []byte, size int64) string {
+	body, whole := sequence(head)
+	if whole != size || len(body) < 5 {
+		return ""
+	}
+	if inner, _ := sequence(body); bytes.HasPrefix(inner, pbes2) {
+		return "encrypted PKCS #8"
+	}
+	if body[0] != 2 || body[1] != 1 || body[2] > 1 { // its version
+		return ""
+	}
+	rest := body[3:]
+	algorithm, _ := sequence(rest)
+	switch {
+	case len(algorithm) > 0 && algorithm[0] == 6: // an object's name
+		return "PKCS #8"
+	case body[2] == 0 && rest[0] == 2 && rest[1] > 0x80: // a number of more than 127 bytes
+		return "RSA"
+	case body[2] == 1 && rest[0] == 4 && bytes.IndexByte([]byte{28, 32, 48, 66}, rest[1]) >= 0: // a number of the curve's size
+		return "EC"
+	}
+	return ""
+}
+
+// sequence returns what the SEQUENCE has in it that b begins with, as far as b
+// goes, and the size of it all; -1 is none (X.690, 8.1.3).
+func sequence(b []byte) (body []byte, size int64) {
+	if len(b) < 2 || b[0] != 0x30 {
+		return nil, -1
+	}
+	n, at := int64(b[1]), 2
+	if b[1] >= 0x80 {
+		at += int(b[1] & 0x7f)
+		if at == 2 || at > 6 || len(b) < at {
+			return nil, -1
+		}
+		n = 0
+		for _, c := range b[2:at] {
+			n = n<<8 | int64(c)
+		}
+	}
+	return b[at:], int64(at) + n
 }
 
 // base64Run is the beginning of b that is base64.

@@ -2,8 +2,13 @@ package content
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/md5"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"debug/elf"
 	"encoding/binary"
 	"encoding/hex"
@@ -122,6 +127,14 @@ func TestOtherFiles(t *testing.T) {
 		{"encrypted key", "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n", "secret", policy.FoundPrivateKey},
 		{"OpenSSH", "-----BEGIN OPENSSH PRIVATE KEY-----\n" + base64, "secret", policy.FoundPrivateKey},
 		{"JSON", `{"private_key": "-----BEGIN PRIVATE KEY-----\n` + base64[:52] + `\n"}`, "secret", policy.FoundPrivateKey},
+		{"behind much else", strings.Repeat("x", 300<<10) + "-----BEGIN PRIVATE KEY-----\n" + base64, "secret", policy.FoundPrivateKey},
+		{"across two pieces", strings.Repeat("x", headSize-30) + "-----BEGIN PRIVATE KEY-----\n" + base64, "secret", policy.FoundPrivateKey},
+		{"indented", "key: |\n\t-----BEGIN PRIVATE KEY-----\n\t" + base64, "secret", policy.FoundPrivateKey},
+		{"PGP", "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n" + base64, "secret", policy.FoundPrivateKey},
+		{"PGP with a header", "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2\n\n" + base64, "secret", policy.FoundPrivateKey},
+		{"PGP, public", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n" + base64, "regular", ""},
+		{"SSH2", "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nComment: x\n", "secret", policy.FoundPrivateKey},
+		{"age", "# created: 2026\nAGE-SECRET-KEY-1" + strings.Repeat("Q", 58) + "\n", "secret", policy.FoundPrivateKey},
 		{"PuTTY", "PuTTY-User-Key-File-3: ssh-ed25519\n", "secret", policy.FoundPrivateKey},
 		{"certificate", "-----BEGIN CERTIFICATE-----\n" + base64, "regular", ""},
 		{"public key", "-----BEGIN PUBLIC KEY-----\n" + base64, "regular", ""},
@@ -140,6 +153,65 @@ func TestOtherFiles(t *testing.T) {
 		}
 		if sum := md5.Sum([]byte(c.text)); rep.MD5 != hex.EncodeToString(sum[:]) {
 			t.Errorf("%s: MD5 %s", c.name, rep.MD5)
+		}
+	}
+}
+
+// TestBinaryKeys makes keys in every form that has a name for it.
+func TestBinaryKeys(t *testing.T) {
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der := func(key any, marshal func(any) ([]byte, error)) []byte {
+		t.Helper()
+		b, err := marshal(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	ec, err := x509.MarshalECPrivateKey(ecKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8 := der(edKey, x509.MarshalPKCS8PrivateKey)
+	encrypted := append([]byte{0x30, 0x1f, 0x30, 13}, append(bytes.Clone(pbes2), 0x30, 0)...)
+	encrypted = append(encrypted, append([]byte{4, 14}, make([]byte, 14)...)...)
+	for _, c := range []struct {
+		name, kind string
+		data       []byte
+	}{
+		{"PKCS #8, RSA", "PKCS #8", der(rsaKey, x509.MarshalPKCS8PrivateKey)},
+		{"PKCS #8, EC", "PKCS #8", der(ecKey, x509.MarshalPKCS8PrivateKey)},
+		{"PKCS #8, Ed25519", "PKCS #8", pkcs8},
+		{"PKCS #1", "RSA", x509.MarshalPKCS1PrivateKey(rsaKey)},
+		{"SEC 1", "EC", ec},
+		{"encrypted", "encrypted PKCS #8", encrypted},
+		{"public", "", der(&rsaKey.PublicKey, x509.MarshalPKIXPublicKey)},
+		{"public, PKCS #1", "", x509.MarshalPKCS1PublicKey(&rsaKey.PublicKey)},
+		{"with something behind it", "", append(bytes.Clone(pkcs8), 0)},
+		{"cut off", "", pkcs8[:len(pkcs8)-1]},
+		{"SNMP", "", []byte("\x30\x0c\x02\x01\x01\x04\x06public\xa0")},
+		{"lengths without end", "", []byte("\x30\x88\xff\xff\xff\xff\xff\xff\xff\xff")},
+	} {
+		rep := read(t, c.data)
+		if c.kind == "" {
+			if rep.Type != "regular" || len(rep.Findings) > 0 {
+				t.Errorf("%s: %s, %v", c.name, rep.Type, rep.Findings)
+			}
+			continue
+		}
+		if want := (policy.Finding{What: policy.FoundPrivateKey, Detail: c.kind}); rep.Type != "secret" || len(rep.Findings) != 1 || rep.Findings[0] != want {
+			t.Errorf("%s: %s, %v", c.name, rep.Type, rep.Findings)
 		}
 	}
 }

@@ -162,6 +162,10 @@ func (c *Call) connectedAway(fd int) (bool, error) {
 		return !netip.AddrFrom4(peer.Addr).IsLoopback(), nil
 	case *unix.SockaddrInet6:
 		return !netip.AddrFrom16(peer.Addr).Unmap().IsLoopback(), nil
+	case *unix.SockaddrVM:
+		return peer.CID != unix.VMADDR_CID_LOCAL, nil
+	case *unix.SockaddrTIPC:
+		return true, nil
 	}
 	return false, nil
 }

@@ -226,7 +226,8 @@ func contentType(fd int) string {
 	switch {
 	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
 		return "elf"
-	case bytes.Contains(head, []byte("-----BEGIN ")) && bytes.Contains(head, []byte("PRIVATE KEY-----")):
+	case bytes.Contains(head, []byte("-----BEGIN ")) && (bytes.Contains(head, []byte("PRIVATE KEY-----")) || bytes.Contains(head, []byte("PRIVATE KEY BLOCK-----"))),
+		bytes.Contains(head[:min(len(head), 64)], []byte("Private-Key: (")): // openssl's -text, with the key far behind
 		return "secret"
 	}
 	return "regular"
@@ -531,6 +532,9 @@ func (c *Call) second(dirfd int, at uint64) error {
 	}
 	defer p.close()
 	c.File.To = p.path()
+	for i := range c.written {
+		c.written[i].Path = p.path() // the name that it gets
+	}
 	c.keep(p.dir.fd, p.name, p.path(), true)
 	if c.File.Op == "rename" && p.stat != nil {
 		c.File.Replaced = &File{Op: "unlink", Path: c.File.To, Typed: absolute(c.TID, dirfd, name)}
@@ -592,6 +596,11 @@ func (c *Call) altersAny(op string, dirfd int, at uint64, flags int) error {
 
 func (c *Call) altersFile(op string, f *file, typed string) error {
 	c.File = File{Op: op, Path: f.full, Typed: typed}
+	// Nothing is closed behind a truncate(2), and what is linked by a descriptor
+	// may be open for writing under no name (O_TMPFILE).
+	if op == "truncate" || op == "link" {
+		c.keep(f.fd, "", f.full, true)
+	}
 	return nil
 }
 

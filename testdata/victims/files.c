@@ -162,6 +162,15 @@ static long attempt(const char *way)
 		fd = open("/tmp", O_TMPFILE | O_RDWR, 0644);
 		return linkat(fd, "", AT_FDCWD, new, AT_EMPTY_PATH);
 	}
+	if (is(way, "tmpfile-late")) { // written when it has its name
+		static const char key[] = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n";
+
+		fd = open(dir, O_TMPFILE | O_RDWR, 0644);
+		if (linkat(AT_FDCWD, via("/proc/self/fd/%d", fd), AT_FDCWD, new, AT_SYMLINK_FOLLOW) < 0)
+			die("linkat");
+		usleep(300000);
+		return write(fd, key, sizeof key - 1);
+	}
 	if (is(way, "truncate"))
 		return truncate(secret, 0);
 	if (is(way, "rename-away"))
