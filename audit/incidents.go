@@ -10,6 +10,7 @@ const (
 	categoryScan      = "portScanning"
 	categoryHijacked  = "hijackedProcess"
 	categoryExecution = "executionFlowHijackAttempt"
+	categoryMalware   = "malware"
 )
 
 // categories are the detections that are more than an audit: what they find
@@ -33,7 +34,8 @@ var categories = map[policy.Detection]string{
 	policy.EncryptedBinary: categoryBinary,
 	policy.SuspiciousELF:   categoryBinary,
 	policy.ForeignELF:      categoryBinary,
-	policy.MalwareFile:     "malware",
+	policy.MalwareFile:     categoryMalware,
+	policy.MalwareProcess:  categoryMalware,
 }
 
 // category is that of the incident that a verdict makes, "" for an audit. A

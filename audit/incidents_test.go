@@ -13,7 +13,7 @@ import (
 func TestCategories(t *testing.T) {
 	for d, c := range map[policy.Detection]string{
 		policy.AlteredBinary: "alteredBinary", policy.CryptoMiner: "cryptoMiner", policy.AdminAccount: "backdoorAdministrativeAccount",
-		policy.SSHAccess: "backdoorSSHAccess", policy.EncryptedBinary: "suspiciousBinary", policy.MalwareFile: "malware",
+		policy.SSHAccess: "backdoorSSHAccess", policy.EncryptedBinary: "suspiciousBinary", policy.MalwareFile: "malware", policy.MalwareProcess: "malware",
 		policy.ForeignELF: "suspiciousBinary", policy.SuspiciousELF: "suspiciousBinary", policy.ReverseShell: "reverseShell",
 		policy.DeniedProcess: "", policy.ModifiedProcess: "", policy.DeniedDNS: "", policy.DeniedIP: "", policy.DeniedFile: "",
 		policy.BinaryChanged: "", policy.SecretFile: "", policy.RegularFile: "",

@@ -35,7 +35,7 @@ var fileChecks = []detector[FilesSection]{
 		holds:  changes(adminFiles, "says who may log in and what they may do")},
 	{key: "detect.sshAndAdminFiles", detection: SSHAccess, kind: FileWrite, needs: NeedFileWrites,
 		effect: func(s *FilesSection) *Effect { return s.Detect.SSHAndAdminFiles },
-		holds:  changes(sshFiles, "says who may log in by SSH, and how")},
+		holds:  sshChanged},
 	{key: "detect.packedBinaries", detection: EncryptedBinary, kind: FileWrite, needs: NeedContent | NeedProgramContent, late: true,
 		effect: func(s *FilesSection) *Effect { return s.Detect.PackedBinaries },
 		holds:  found(FoundPacked, "is packed or encrypted")},
@@ -81,8 +81,9 @@ var (
 	certificateNames = mustPaths("cacert.pem", "ca-bundle.crt", "ca-certificates.crt") // of the image: pip brings its own
 	adminFiles       = mustPaths("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/passwd-", "/etc/shadow-", "/etc/sudoers",
 		"/etc/sudoers.d", "/etc/doas.conf", "/etc/doas.d", "/etc/pam.d", "/etc/security", "/etc/subuid", "/etc/subgid",
-		"/etc/polkit-1", "/etc/ld.so.preload")
-	sshFiles = mustPaths("/etc/ssh", "authorized_keys", "authorized_keys2", "*/.ssh/*", "/etc/dropbear")
+		"/etc/polkit-1", "/etc/ld.so.preload", "/etc/pam.conf", "/etc/sudo.conf")
+	sshFiles   = mustPaths("/etc/ssh", "authorized_keys", "authorized_keys2", "*/.ssh/*", "/etc/dropbear")
+	sshFolders = mustPaths(".ssh")
 )
 
 // mustPaths reads a list of ours.
@@ -103,6 +104,20 @@ func changes(files *paths, says string) func(*Event) string {
 		}
 		return ""
 	}
+}
+
+// sshChanged looks for a change to what SSH goes by. A folder for it may be made,
+// but who moves one there, or links to one, brings what is in it.
+func sshChanged(ev *Event) string {
+	f := &ev.File
+	path := f.changed(sshFiles)
+	if path == "" && (f.Op == "rename" || f.Op == "symlink" || f.Op == "mount") {
+		path = f.changed(sshFolders)
+	}
+	if path == "" {
+		return ""
+	}
+	return quote(path) + " says who may log in by SSH, and how"
 }
 
 // changed returns the path on the list that is about to be changed, or "".

@@ -28,8 +28,15 @@ var (
 
 	lateralTools = words(`nc ncat netcat nc.traditional nc.openbsd socat cryptcat pwncat pwncat-cs nmap zenmap masscan zmap
 		rustscan fscan naabu hydra medusa ncrack patator crackmapexec netexec nxc evil-winrm psexec psexec.py smbexec.py
-		wmiexec.py dcomexec.py atexec.py secretsdump.py enum4linux responder chisel ligolo ligolo-ng frpc frps gost
+		wmiexec.py dcomexec.py atexec.py secretsdump.py enum4linux responder.py chisel ligolo ligolo-ng frpc frps gost
 		rpivot proxychains sshuttle sshpass kubeletctl peirates botb deepce.sh linpeas.sh linpeas linenum.sh traitor`)
+
+	// namesakes are commands of programs that have a tool's name and are none:
+	// Ory's server of identities, and a shop.
+	namesakes = map[string]*nameSet{
+		"hydra":  words(`serve migrate create get list update delete import introspect perform revoke janitor clients keys token version help completion`),
+		"medusa": words(`start start-cluster develop build seed user exec new plugin migrations db:setup db:create db:migrate db:rollback db:generate db:sync-links telemetry help`),
+	}
 
 	miners = words(`xmrig xmrig-notls xmrigdaemon xmrigminer xmr-stak xmr-stak-cpu xmr-stak-rx minerd cpuminer cpuminer-multi
 		cpuminer-opt ethminer ethdcrminer64 cgminer bfgminer sgminer ccminer nbminer t-rex trexminer lolminer phoenixminer

@@ -29,12 +29,12 @@ var networkChecks = []detector[NetworkSection]{
 		effect: func(s *NetworkSection) *Effect { return s.Detect.CloudMetadata },
 		holds: func(ev *Event) string {
 			const is = " is the cloud's metadata or credentials service"
-			a := canonicalAddr(ev.Addr.Addr())
-			if metadata(a) {
+			a, port := canonicalAddr(ev.Addr.Addr()), ev.Addr.Port()
+			if metadata(a, port) {
 				return a.String() + is
 			}
 			inner := embeddedIn(a)
-			if v4, ok := inner.find(metadata); ok {
+			if v4, ok := inner.find(func(a netip.Addr) bool { return metadata(a, port) }); ok {
 				return a.String() + " leads to " + v4.String() + ", which" + is
 			}
 			return ""
@@ -85,25 +85,36 @@ func minerPool(ev *Event) string {
 	return ""
 }
 
-// metadata reports whether a is where a cloud tells machines and containers
-// who they are, and hands them credentials.
-func metadata(a netip.Addr) bool {
-	switch a {
-	case netip.AddrFrom4([4]byte{169, 254, 169, 254}), // most clouds' machines
-		netip.AddrFrom4([4]byte{169, 254, 170, 2}),   // ECS tasks
-		netip.AddrFrom4([4]byte{169, 254, 170, 23}),  // EKS pods
-		netip.AddrFrom4([4]byte{100, 100, 100, 200}), // Alibaba Cloud
-		netip.AddrFrom4([4]byte{192, 0, 0, 192}):     // Oracle Cloud, older
-		return true
+// metadata reports whether a port of a is where a cloud tells machines and
+// containers who they are, and hands them credentials.
+func metadata(a netip.Addr, port uint16) bool {
+	if !a.Is4() {
+		return slices.Contains(metadata6, a)
 	}
-	return a == ec2v6 || a == eksv6 || a == gcev6
+	switch a.As4() {
+	case [4]byte{169, 254, 169, 254}, // most clouds' machines
+		[4]byte{169, 254, 170, 2},   // ECS tasks
+		[4]byte{169, 254, 170, 23},  // EKS pods
+		[4]byte{100, 100, 100, 200}, // Alibaba Cloud
+		[4]byte{169, 254, 0, 23},    // Tencent Cloud
+		[4]byte{169, 254, 42, 42},   // Scaleway
+		[4]byte{192, 0, 0, 192}:     // Oracle Cloud, older
+		return true
+	case [4]byte{168, 63, 129, 16}: // Azure's wire server, which resolves names as well
+		return port == 80 || port == 32526
+	}
+	return false
 }
 
-var (
-	ec2v6 = netip.MustParseAddr("fd00:ec2::254")
-	eksv6 = netip.MustParseAddr("fd00:ec2::23")
-	gcev6 = netip.MustParseAddr("fd20:ce::254")
-)
+var metadata6 = []netip.Addr{
+	netip.MustParseAddr("fd00:ec2::254"),      // EC2
+	netip.MustParseAddr("fd00:ec2::23"),       // EKS pods
+	netip.MustParseAddr("fd20:ce::254"),       // Google Cloud
+	netip.MustParseAddr("fe80::a9fe:a9fe"),    // OpenStack, by any interface
+	netip.MustParseAddr("fd00:c1::a9fe:a9fe"), // Oracle Cloud
+	netip.MustParseAddr("fd00:a9fe:a9fe::1"),  // Linode
+	netip.MustParseAddr("fd00:42::42"),        // Scaleway
+}
 
 // newNetwork prepares s and reports its faults under path. It returns nil for
 // a section that says nothing.

