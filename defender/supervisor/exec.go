@@ -49,7 +49,6 @@ func (s *Supervisor) exec(c *Call) {
 		return err
 	})
 	if err == nil {
-		c.slow() // its file is read, and its start waited for
 		c.Program, err = c.program(f, typed)
 		for errors.Is(err, errLeased) && !c.onTracer() && c.pending() == nil {
 			time.Sleep(10 * time.Millisecond)
@@ -145,7 +144,7 @@ func (c *Call) verify(pid int, r Reply) *Program {
 		}
 		// A program that nobody may read leaves a process that we may not look
 		// into. It can only be the judged one if that was such a program.
-		if c.Program.hidden {
+		if c.Program.nature.hidden {
 			return nil
 		}
 		return &Program{Path: "unreadable"}
@@ -181,11 +180,11 @@ func (c *Call) verify(pid int, r Reply) *Program {
 // sameContent looks again at a file that was changed between the judgement and
 // the load: nobody can write to it now.
 func (c *Call) sameContent(pid int) bool {
-	root, err := openProc(pid, "root")
+	root, err := rootOf(pid)
 	if err != nil {
 		return false
 	}
-	defer unix.Close(root)
+	defer root.close()
 	fd, err := openProc(pid, "exe")
 	if err != nil {
 		return false
@@ -195,17 +194,13 @@ func (c *Call) sameContent(pid int) bool {
 		return false
 	}
 	defer f.close()
-	head, err := readHead(f)
-	if err != nil {
+	if is, _, err := c.s.natures.of(c, f); err != nil || is != c.Program.nature {
 		return false
 	}
-	if is, _, err := c.s.natures.of(f, head); err != nil || is != c.Program.nature {
+	if c.Program.digest != "" && c.s.natures.sha256(c, f) != c.Program.digest {
 		return false
 	}
-	if c.Program.digest != "" && c.s.natures.sha256(f) != c.Program.digest {
-		return false
-	}
-	return c.Program.exam == nil || reflect.DeepEqual(c.s.cfg.Examine(&Executable{s: c.s, f: f}), c.Program.exam)
+	return c.Program.exam == nil || reflect.DeepEqual(c.s.cfg.Examine(&Executable{c: c, f: f}), c.Program.exam)
 }
 
 // sameCommand compares the arguments that a process was started with with those

@@ -382,11 +382,11 @@ func (c *Call) follow(p *place) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := openProc(c.TID, "root")
+	root, err := rootOf(c.TID)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(root)
+	defer root.close()
 	dir, base := path.Split(strings.TrimRight(string(buf[:n]), "/"))
 	if base == "" || base == "." || base == ".." {
 		return nil, unix.EISDIR
@@ -430,12 +430,12 @@ func (c *Call) opensByHandle() error {
 	if err != nil {
 		return errUnreadable(err)
 	}
-	root, err := openProc(c.TID, "root")
+	root, err := rootOf(c.TID)
 	if err != nil {
 		unix.Close(fd)
 		return err
 	}
-	defer unix.Close(root)
+	defer root.close()
 	f, err := newFile(fd, root)
 	if err != nil {
 		return err

@@ -30,7 +30,13 @@ type nature struct {
 	loader    bool // runs the program that its arguments name
 	multiCall bool // takes its function from its arguments
 	foreign   bool // of a call table that the target does not have
+	hidden    bool // may be executed but not read
+	head      string
 }
+
+// headSize is how much of a file's beginning the kernel looks at: of
+// BINPRM_BUF_SIZE it keeps the last byte for itself.
+const headSize = 255
 
 // natures remembers what was found in files: reading one takes milliseconds.
 type natures struct {
@@ -63,8 +69,9 @@ var errChanging = errors.New("it is changed while it is read")
 
 // once returns what find finds in f, and remembers it where the time of the
 // last change will tell of the next one (see lasting). An error is not
-// remembered.
-func (n *natures) once(f *file, what any, find func(io.Reader) (any, error)) (result any, lasts bool, err error) {
+// remembered; with errChanging comes what was found all the same. The call is
+// slow where f has to be read.
+func (n *natures) once(c *Call, f *file, what any, find func(io.Reader) (any, error)) (result any, lasts bool, err error) {
 	key := found{versionOf(&f.stat), what}
 	n.mu.Lock()
 	result, lasts = n.known[key]
@@ -72,6 +79,7 @@ func (n *natures) once(f *file, what any, find func(io.Reader) (any, error)) (re
 	if lasts {
 		return result, true, nil
 	}
+	c.slow()
 	fd, err := openToRead(f)
 	if err != nil {
 		return nil, false, err
@@ -84,7 +92,7 @@ func (n *natures) once(f *file, what any, find func(io.Reader) (any, error)) (re
 	}
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil || versionOf(&st) != key.version {
-		return nil, false, errChanging
+		return result, false, errChanging
 	}
 	if !lasting(fd, &st) {
 		return result, false, nil
@@ -130,11 +138,11 @@ func lasting(fd int, st *unix.Stat_t) bool {
 }
 
 // digest returns a digest of f.
-func (n *natures) digest(f *file, hash crypto.Hash) ([]byte, error) {
+func (n *natures) digest(c *Call, f *file, hash crypto.Hash) ([]byte, error) {
 	if f.stat.Size > maxRead {
 		return nil, fmt.Errorf("it has %d bytes, more than %d", f.stat.Size, maxRead)
 	}
-	sum, _, err := n.once(f, hash, func(r io.Reader) (any, error) {
+	sum, _, err := n.once(c, f, hash, func(r io.Reader) (any, error) {
 		h := hash.New()
 		_, err := io.Copy(h, r)
 		return h.Sum(nil), err
@@ -147,8 +155,8 @@ func (n *natures) digest(f *file, hash crypto.Hash) ([]byte, error) {
 
 // sha256 returns the SHA-256 of f in lower-case hexadecimals, "" if it cannot
 // be had.
-func (n *natures) sha256(f *file) string {
-	sum, err := n.digest(f, crypto.SHA256)
+func (n *natures) sha256(c *Call, f *file) string {
+	sum, err := n.digest(c, f, crypto.SHA256)
 	if err != nil {
 		return ""
 	}
@@ -158,18 +166,20 @@ func (n *natures) sha256(f *file) string {
 // of returns the nature of f, and whether it lasts as long as the version of f
 // does. Its name counts as well, for a file that cannot be read, or is no ELF
 // file at all. Who has a lease on it is waited for: the kernel's own open will
-// find it readable.
-func (n *natures) of(f *file, head []byte) (is nature, lasts bool, err error) {
-	base := path.Base(f.path)
-	if bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
-		got, known, err := n.once(f, natureOf, func(r io.Reader) (any, error) { return readNature(r, f.stat.Size), nil })
-		if errors.Is(err, errLeased) {
-			return is, false, err
-		}
-		if err == nil {
-			is, lasts = got.(nature), known
-		}
+// find it readable. What is changed while it is read, if only by a chmod, is
+// what was found: what the kernel then loads is compared with that.
+func (n *natures) of(c *Call, f *file) (is nature, lasts bool, err error) {
+	found, lasts, err := n.once(c, f, natureOf, func(r io.Reader) (any, error) { return readNature(r, f.stat.Size) })
+	switch {
+	case err == nil, errors.Is(err, errChanging):
+		is = found.(nature)
+	case errors.Is(err, unix.EACCES):
+		// It can be no script: no interpreter of the same user could read it.
+		is.hidden = true
+	default:
+		return is, false, errUnreadable(err)
 	}
+	base := path.Base(f.path)
 	is.loader = is.loader || isLoader(base)
 	is.multiCall = is.multiCall || isMultiCall(base)
 	return is, lasts, nil
@@ -193,11 +203,16 @@ func mark(between string, words ...string) []byte { return []byte(strings.Join(w
 // the beginning of a file, and what is appended to it moves nothing.
 const maxScan = 4 << 20
 
-func readNature(r io.Reader, size int64) (n nature) {
-	data := make([]byte, min(size, maxScan))
-	if got, err := io.ReadFull(r, data); err != nil {
-		data = data[:got]
+func readNature(r io.Reader, size int64) (n nature, err error) {
+	data := make([]byte, min(size, headSize))
+	got, err := io.ReadFull(r, data)
+	n.head = string(data[:got])
+	if err != nil || !strings.HasPrefix(n.head, elf.ELFMAG) {
+		return n, cutShort(err)
 	}
+	data = append(make([]byte, 0, min(size, maxScan)), data...)
+	got, err = io.ReadFull(r, data[len(data):cap(data)])
+	data = data[:len(data)+got]
 	for _, m := range multiCallMarks {
 		n.multiCall = n.multiCall || bytes.Contains(data, m)
 	}
@@ -205,7 +220,15 @@ func readNature(r io.Reader, size int64) (n nature) {
 	n.foreign = h.second
 	// A library that is started by itself: it has nobody who loads it.
 	n.loader = h.typ == elf.ET_DYN && !h.interpreter && (h.soname || h.dynamic && bytes.Contains(data, loaderMark))
-	return n
+	return n, cutShort(err)
+}
+
+// cutShort is the error of a read that may find less than there was.
+func cutShort(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return err
 }
 
 // header is what the beginning of an ELF file tells (elf(5)).

@@ -41,6 +41,8 @@ type notify struct {
 	calls   atomic.Uint64        // that were taken
 	guarded atomic.Bool          // guard runs
 
+	together atomic.Bool // callers and we wake each other on one processor
+
 	holds sync.Map // by thread, of *hold
 }
 
@@ -73,9 +75,6 @@ func receivable(threads uint64) int { return int(max(8, min(early.Slots-32, thre
 const maxParked = 8
 
 func (b *notify) start() {
-	if b.s.cfg.Levels.SyncWakeUp {
-		_ = sys.SyncWakeUp(b.listener)
-	}
 	b.wg.Go(b.receive)
 }
 
@@ -265,6 +264,7 @@ func (b *notify) handle(n *sys.Notif, slot []byte, known pids, l *lead) {
 func (b *notify) pending(c *Call) error { return sys.Valid(b.listener, c.id) }
 
 func (b *notify) answer(c *Call, a answer) error {
+	b.wakeUp(c.Op != Exec || !a.proceed)
 	if a.proceed {
 		return sys.Continue(b.listener, c.id)
 	}
@@ -272,6 +272,17 @@ func (b *notify) answer(c *Call, a answer) error {
 		return sys.Send(b.listener, &sys.Resp{ID: c.id, Val: a.value, Error: -int32(a.errno)})
 	}
 	return b.restart(c)
+}
+
+// wakeUp says whether a caller is to go on where we run. That is quick where it
+// and we are all there is; a program that starts does better where it was, or
+// on an idle processor, than behind whatever else waits here. What is asked for
+// next is mostly of the same kind, and is heard of in the same way.
+func (b *notify) wakeUp(together bool) {
+	if b.s.cfg.Levels.SyncWakeUp && b.together.Load() != together {
+		b.together.Store(together)
+		_ = sys.SyncWakeUp(b.listener, together)
+	}
 }
 
 // restart makes the target's thread handle its signals: the call returns EINTR
@@ -324,6 +335,11 @@ func (b *notify) wait(c *Call, name []byte, next func(int, error)) {
 //
 // Precondition: the OS thread is locked and stays the tracer.
 func (b *notify) launch(c *Call, r Reply, then func(Outcome)) {
+	// Before the answer, for another reason as well: in the turn that this takes
+	// the scheduler settles that the caller sleeps (delayed dequeue, Linux 6.12).
+	// Otherwise the caller takes the processor from us at the answer, and
+	// whoever waits for it, as after vfork(2), is sent to another one.
+	c.slow()
 	then(b.verified(c, r))
 }
 

@@ -49,12 +49,12 @@ func lookup(tid int, pid func() int, dirfd int, name string) (*file, error) {
 	if len(name) >= unix.PathMax {
 		return nil, unix.ENAMETOOLONG
 	}
-	root, err := openProc(tid, "root")
+	root, err := rootOf(tid)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(root)
-	base := root
+	defer root.close()
+	base := root.fd
 	if name[0] != '/' {
 		if base, err = openBase(tid, dirfd); err != nil {
 			return nil, err
@@ -66,15 +66,15 @@ func lookup(tid int, pid func() int, dirfd int, name string) (*file, error) {
 
 // lookupFrom is lookup below root, for a relative name from the folder base.
 // Both stay the caller's.
-func lookupFrom(root, base, tid int, pid func() int, name string) (*file, error) {
+func lookupFrom(root root, base, tid int, pid func() int, name string) (*file, error) {
 	scope := uint64(unix.RESOLVE_IN_ROOT)
 	if name[0] == '/' {
-		base = root
+		base = root.fd
 	} else {
 		scope = 0
 	}
 	fd, err := -1, error(unix.ELOOP)
-	if scope != 0 || sameRoot(root) {
+	if scope != 0 || root.ours {
 		fd, err = unix.Openat2(base, name, &unix.OpenHow{
 			Flags:   unix.O_PATH | unix.O_CLOEXEC,
 			Resolve: scope | unix.RESOLVE_NO_MAGICLINKS,
@@ -86,7 +86,7 @@ func lookupFrom(root, base, tid int, pid func() int, name string) (*file, error)
 	// ELOOP is a magic link or a real loop, ENOSYS a kernel before 5.6 or a
 	// container profile that does not know the call.
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EPERM) {
-		fd, err = walk(root, base, tid, pid, name)
+		fd, err = walk(root.fd, base, tid, pid, name)
 	}
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func lookupFrom(root, base, tid int, pid func() int, name string) (*file, error)
 	f, err := newFile(fd, root)
 	if err == nil && f.stat.Dev == procDev && f.stat.Mode&unix.S_IFMT != unix.S_IFLNK {
 		f.close()
-		if fd, err = walk(root, base, tid, pid, name); err == nil { // it may be behind a "self" that is us
+		if fd, err = walk(root.fd, base, tid, pid, name); err == nil { // it may be behind a "self" that is us
 			f, err = newFile(fd, root)
 		}
 	}
@@ -127,11 +127,11 @@ func throughProc(base int, scope uint64, name string) bool {
 
 // lookupFD is lookup for an open descriptor of the target.
 func lookupFD(tid, fd int) (*file, error) {
-	root, err := openProc(tid, "root")
+	root, err := rootOf(tid)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(root)
+	defer root.close()
 	f, err := openProc(tid, fmt.Sprintf("fd/%d", fd))
 	if errors.Is(err, unix.ENOENT) {
 		return nil, unix.EBADF
@@ -142,7 +142,7 @@ func lookupFD(tid, fd int) (*file, error) {
 	return newFile(f, root)
 }
 
-func newFile(fd, root int) (*file, error) {
+func newFile(fd int, root root) (*file, error) {
 	f := &file{fd: fd}
 	if err := unix.Fstat(fd, &f.stat); err != nil {
 		f.close()
@@ -157,11 +157,11 @@ func newFile(fd, root int) (*file, error) {
 		name = strings.TrimSuffix(name, " (deleted)")
 	}
 	f.full = name
-	if sameRoot(root) {
+	if root.ours {
 		f.path = name
 		return f, nil
 	}
-	if prefix, err := nameOf(root); err == nil && prefix != "/" {
+	if prefix, err := nameOf(root.fd); err == nil && prefix != "/" {
 		if rest, ok := strings.CutPrefix(name, prefix); ok && strings.HasPrefix(rest, "/") {
 			name = rest
 		}
@@ -215,22 +215,48 @@ type mount struct {
 	mnt uint64 // 0 before Linux 5.8
 }
 
-// ourRoot identifies what the supervisor itself sees.
-var ourRoot = func() mount {
+// root is the root directory of a thread of the target.
+type root struct {
+	fd   int
+	ours bool // absolute symbolic links lead the target where they lead us
+}
+
+// ourRoot is what the supervisor itself sees, which most targets do; it is
+// never closed.
+var ourRoot = func() root {
 	fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return mount{}
-	}
-	defer unix.Close(fd)
-	return mountOf(fd)
+	return root{fd: fd, ours: err == nil}
 }()
 
-func mountOf(fd int) mount {
-	var st unix.Statx_t
-	if unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_MNT_ID, &st) != nil || st.Mask&unix.STATX_MNT_ID == 0 {
-		return mount{}
+var ourMount, _ = mountOf(ourRoot.fd, "")
+
+// rootOf returns the root of thread tid. Where the kernel does not tell mounts
+// apart (before Linux 5.8) nobody can say whether it is ours.
+func rootOf(tid int) (root, error) {
+	name := procName(tid, "root")
+	var m mount
+	err := sys.AsTarget(tid, func() (err error) { m, err = mountOf(unix.AT_FDCWD, name); return err })
+	if err == nil && m.mnt != 0 && m == ourMount && ourRoot.ours {
+		return ourRoot, nil
 	}
-	return mount{id{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}, st.Mnt_id}
+	fd, err := openProc(tid, "root")
+	return root{fd: fd}, err
+}
+
+func (r root) close() {
+	if !r.ours {
+		unix.Close(r.fd)
+	}
+}
+
+// mountOf returns the folder at name from dir, or dir itself.
+func mountOf(dir int, name string) (mount, error) {
+	var st unix.Statx_t
+	err := unix.Statx(dir, name, unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_MNT_ID, &st)
+	if err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return mount{}, err
+	}
+	return mount{id{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}, st.Mnt_id}, nil
 }
 
 // procDev is the device of our procfs.
@@ -242,13 +268,6 @@ func statID(name string) id {
 		return id{}
 	}
 	return id{st.Dev, st.Ino}
-}
-
-// sameRoot reports whether absolute symbolic links lead the target where they
-// lead us. Where the kernel does not tell mounts apart nobody can say.
-func sameRoot(root int) bool {
-	m := mountOf(root)
-	return m.mnt != 0 && m == ourRoot
 }
 
 const maxLinks = 40 // MAXSYMLINKS of the kernel

@@ -168,8 +168,11 @@ func readString(tid int, addr uint64, limit int) (s string, err error) {
 	return s, err
 }
 
+// procName is the name of a file in the folder that /proc has of a thread.
+func procName(tid int, name string) string { return "/proc/" + strconv.Itoa(tid) + "/" + name }
+
 func openProc(tid int, name string) (fd int, err error) {
-	path := fmt.Sprintf("/proc/%d/%s", tid, name)
+	path := procName(tid, name)
 	err = sys.AsTarget(tid, func() error {
 		fd, err = unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 		return err
@@ -181,12 +184,12 @@ func openProc(tid int, name string) (fd int, err error) {
 }
 
 func readlinkProc(tid int, name string) (to string, err error) {
-	err = sys.AsTarget(tid, func() error { to, err = readlink(fmt.Sprintf("/proc/%d/%s", tid, name)); return err })
+	err = sys.AsTarget(tid, func() error { to, err = readlink(procName(tid, name)); return err })
 	return to, err
 }
 
 func statProc(tid int, name string) (st unix.Stat_t, err error) {
-	err = sys.AsTarget(tid, func() error { return unix.Stat(fmt.Sprintf("/proc/%d/%s", tid, name), &st) })
+	err = sys.AsTarget(tid, func() error { return unix.Stat(procName(tid, name), &st) })
 	return st, err
 }
 

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bytes"
 	"crypto"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -40,41 +41,32 @@ type Program struct {
 	digest  string   // its SHA-256, if that is wanted
 	exam    any      // what Examine has said of it
 	elf     bool     // it is ELF: nothing but it can be loaded
-	hidden  bool     // it may be executed but not read
 	gains   bool     // it gains privileges: set-uid, set-gid or capabilities
 	command []string // what the new process's argv must be, where a name hangs on it
 }
 
-const (
-	headSize   = 255 // of BINPRM_BUF_SIZE the kernel keeps the last byte for itself
-	maxScripts = 5   // nested interpreters the kernel follows (exec_binprm)
-)
+const maxScripts = 5 // nested interpreters the kernel follows (exec_binprm)
 
 // program describes the file f that thread tid wants to execute.
 //
 // An errno is what execve itself would say; an unreadable error is ours.
 func (c *Call) program(f *file, typed string) (*Program, error) {
 	p := &Program{Typed: typed, Path: f.path, Dev: f.stat.Dev, Ino: f.stat.Ino}
-	at, head, err := c.interpreted(p, f)
+	at, err := c.interpreted(p, f)
 	if at != f {
 		defer at.close()
 	}
 	if err != nil {
 		return nil, err
 	}
-	p.loads = versionOf(&at.stat)
-	p.hidden = head == nil
-	p.gains = at.stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 	if at != f {
 		c.facts(p, f, false)
 	}
+	is := p.nature
+	p.loads, p.Foreign = versionOf(&at.stat), is.foreign
+	p.elf = is.hidden || strings.HasPrefix(is.head, elf.ELFMAG)
+	p.gains = at.stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 	c.facts(p, at, true)
-	p.elf = p.hidden || bytes.HasPrefix(head, []byte("\x7fELF"))
-	is, lasts, err := c.s.natures.of(at, head)
-	if err != nil {
-		return nil, errUnreadable(err)
-	}
-	p.Foreign, p.nature, p.lasts = is.foreign, is, lasts
 	if n := len(p.Digests); n > 0 {
 		p.digest = p.Digests[n-1]
 	}
@@ -98,38 +90,31 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 }
 
 // interpreted follows "#!" lines from f to the file that the kernel loads, and
-// notes in p the interpreters and their command. It returns that file, which is
-// f or the caller's to close, also with an error, and its first bytes.
-func (c *Call) interpreted(p *Program, f *file) (at *file, head []byte, err error) {
-	at = f
-	if head, err = c.enter(p, f); err != nil {
-		return at, nil, err
-	}
-	for {
-		interpreter, arg, ok := shebang(head)
+// notes in p what that is, the interpreters and their command. It returns that
+// file, which is f or the caller's to close, also with an error.
+func (c *Call) interpreted(p *Program, f *file) (at *file, err error) {
+	for at = f; ; {
+		if err := executable(at); err != nil {
+			return at, err
+		}
+		if p.nature, p.lasts, err = c.s.natures.of(c, at); err != nil {
+			return at, err
+		}
+		c.look(p, at)
+		if at != f {
+			p.Interpreters = append(p.Interpreters, at.path)
+		}
+		interpreter, arg, ok := shebang(p.nature.head)
 		if !ok {
-			return at, head, nil
+			return at, nil
 		}
 		if len(p.Interpreters) == maxScripts {
-			return at, nil, unix.ELOOP
+			return at, unix.ELOOP
 		}
-		next, err := lookup(c.TID, c.PID, unix.AT_FDCWD, interpreter)
-		if err != nil {
-			return at, nil, err
-		}
-		if at != f {
-			c.facts(p, at, false)
-			at.close()
-		}
-		at = next
-		if head, err = c.enter(p, at); err != nil {
-			return at, nil, err
-		}
-		p.Interpreters = append(p.Interpreters, at.path)
 		if p.command == nil {
 			argv, err := c.Argv()
 			if err != nil {
-				return at, nil, errUnreadable(err)
+				return at, errUnreadable(err)
 			}
 			p.command = append([]string{c.typed}, argv[min(1, len(argv)):]...)
 		}
@@ -137,35 +122,31 @@ func (c *Call) interpreted(p *Program, f *file) (at *file, head []byte, err erro
 			p.command = append([]string{arg}, p.command...)
 		}
 		p.command = append([]string{interpreter}, p.command...)
+		next, err := lookup(c.TID, c.PID, unix.AT_FDCWD, interpreter)
+		if err != nil {
+			return at, err
+		}
+		if at != f {
+			c.facts(p, at, false)
+			at.close()
+		}
+		at = next
 	}
-}
-
-// enter returns the first bytes of a file that the kernel would look into, or
-// the errno that it would say.
-func (c *Call) enter(p *Program, f *file) ([]byte, error) {
-	if err := executable(f); err != nil {
-		return nil, err
-	}
-	head, err := readHead(f)
-	if err == nil {
-		c.look(p, f)
-	}
-	return head, err
 }
 
 // look reads what rules ask about the content of f.
 func (c *Call) look(p *Program, f *file) {
 	if c.s.cfg.WatchDigests != nil && c.s.cfg.WatchDigests() {
-		p.Digests = append(p.Digests, c.s.natures.sha256(f))
+		p.Digests = append(p.Digests, c.s.natures.sha256(c, f))
 	}
 	if c.s.cfg.Examine != nil {
-		p.Examined = append(p.Examined, c.s.cfg.Examine(&Executable{s: c.s, f: f}))
+		p.Examined = append(p.Examined, c.s.cfg.Examine(&Executable{c: c, f: f}))
 	}
 }
 
 // Executable is a file that an exec would run, while the exec is judged.
 type Executable struct {
-	s *Supervisor
+	c *Call
 	f *file
 }
 
@@ -179,12 +160,14 @@ func (e *Executable) Changed() time.Time { return time.Unix(e.f.stat.Ctim.Unix()
 func (e *Executable) Size() int64 { return e.f.stat.Size }
 
 // Digest returns a digest of its content, which is remembered.
-func (e *Executable) Digest(hash crypto.Hash) ([]byte, error) { return e.s.natures.digest(e.f, hash) }
+func (e *Executable) Digest(hash crypto.Hash) ([]byte, error) {
+	return e.c.s.natures.digest(e.c, e.f, hash)
+}
 
 // Once returns what find finds in its content. That is remembered by what,
 // which is to be of a type of the caller's.
 func (e *Executable) Once(what any, find func(io.Reader) (any, error)) (any, error) {
-	result, _, err := e.s.natures.once(e.f, what, find)
+	result, _, err := e.c.s.natures.once(e.c, e.f, what, find)
 	return result, err
 }
 
@@ -208,24 +191,12 @@ func (c *Call) behind(p *Program, is nature, command []string) error {
 		if f.stat.Mode&unix.S_IFMT != unix.S_IFREG {
 			return nil // of a pipe nothing can be loaded
 		}
-		head, err := readHead(f)
-		if err == nil {
-			is, _, err = c.s.natures.of(f, head)
-		}
-		if err != nil || !is.multiCall {
-			return leased(err)
+		if is, _, err = c.s.natures.of(c, f); err != nil || !is.multiCall {
+			return err
 		}
 		command = argv[1:]
 	}
 	p.Applet = applet(command)
-	return nil
-}
-
-// leased returns err if it is that of a lease.
-func leased(err error) error {
-	if errors.Is(err, errLeased) {
-		return errUnreadable(errLeased)
-	}
 	return nil
 }
 
@@ -236,26 +207,6 @@ func executable(f *file) error {
 		return unix.EACCES
 	}
 	return nil
-}
-
-// readHead returns the first bytes of f, nil if it may be executed but not
-// read: then it can be no script, for no interpreter of the same user could
-// read it either.
-func readHead(f *file) ([]byte, error) {
-	fd, err := openToRead(f)
-	if errors.Is(err, unix.EACCES) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, errUnreadable(err)
-	}
-	defer unix.Close(fd)
-	head := make([]byte, headSize)
-	n, err := unix.Pread(fd, head, 0)
-	if err != nil {
-		return nil, errUnreadable(err)
-	}
-	return head[:n], nil
 }
 
 // errLeased means that another process has a lease on a file, and the kernel
@@ -276,13 +227,13 @@ func openToRead(f *file) (int, error) {
 // shebang splits a #! line as the kernel does (fs/binfmt_script.c): the
 // interpreter, and everything behind the blanks that follow it as one
 // argument.
-func shebang(head []byte) (interpreter, arg string, ok bool) {
-	line, ok := bytes.CutPrefix(head, []byte("#!"))
+func shebang(head string) (interpreter, arg string, ok bool) {
+	line, ok := strings.CutPrefix(head, "#!")
 	if !ok {
 		return "", "", false
 	}
-	line, _, whole := bytes.Cut(line, []byte("\n"))
-	text := strings.TrimLeft(string(line), " \t")
+	line, _, whole := strings.Cut(line, "\n")
+	text := strings.TrimLeft(line, " \t")
 	if i := strings.IndexByte(text, 0); i >= 0 {
 		text, whole = text[:i], true
 	}

@@ -118,7 +118,7 @@ func (t *selfTest) notify() error {
 	defer unix.Close(fd)
 	t.fd = fd
 	t.levels.Killable = t.probe.Killable()
-	t.levels.SyncWakeUp = sys.SyncWakeUp(fd) == nil
+	t.levels.SyncWakeUp = sys.SyncWakeUp(fd, true) == nil
 	for i, step := range []func(*sys.Notif) error{t.refuse, t.pass, t.exec} {
 		n, err := t.next()
 		if err == nil {

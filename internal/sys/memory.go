@@ -11,6 +11,9 @@ import (
 
 const pageSize = 4096
 
+// shortString is what is read at first of a string: most paths are shorter.
+const shortString = 256
+
 // Read fills buf from the memory of thread tid at addr and returns how much
 // could be read: less only where the memory ends. Callers must check that the
 // call is still pending (Valid) before they use what was read.
@@ -73,10 +76,10 @@ func ReadFull(tid int, addr uint64, buf []byte) error {
 // one is ENAMETOOLONG.
 func ReadString(tid int, addr uint64, limit int) (string, error) {
 	var buf []byte
-	for len(buf) < limit {
+	for size := shortString; len(buf) < limit; size = pageSize {
 		at := addr + uint64(len(buf))
-		// To the end of the page: the next one may not exist.
-		chunk := make([]byte, min(pageSize-int(at%pageSize), limit-len(buf)))
+		// To the end of the page at most: the next one may not exist.
+		chunk := make([]byte, min(size, pageSize-int(at%pageSize), limit-len(buf)))
 		n, err := Read(tid, at, chunk)
 		if err != nil {
 			return "", err

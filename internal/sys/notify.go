@@ -90,10 +90,14 @@ func Valid(listener int, id uint64) error {
 	return gone(ioctlRaw(listener, notifIDValid, unsafe.Pointer(&id)))
 }
 
-// SyncWakeUp asks for the caller and us to run in turn on one processor,
-// which is what they do anyway (Linux 6.6).
-func SyncWakeUp(listener int) error {
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), notifSetFlags, fdSyncWakeUp); e != 0 {
+// SyncWakeUp says whether the caller and us are to wake each other on the
+// processor that the other runs on (Linux 6.6).
+func SyncWakeUp(listener int, on bool) error {
+	flags := uintptr(0)
+	if on {
+		flags = fdSyncWakeUp
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_IOCTL, uintptr(listener), notifSetFlags, flags); e != 0 {
 		return e
 	}
 	return nil

@@ -21,6 +21,9 @@
 //	argv      PATH is a multi-call binary, whose function changes between
 //	          "true" and "mkdir"
 //	args      PATH is mkdir, whose argument changes between "fine" and "made"
+//
+//	touched  PATH is a multi-call binary, started as mkdir by a copy of it
+//	         that another process chmods
 #include "victim.h"
 
 #include <linux/fs.h>
@@ -194,7 +197,7 @@ int main(int argc, char **argv)
 			for (int i = 0; !*stop; i++)
 				if (symlink(i & 1 ? argv[3] : other_path, new) == 0)
 					rename(new, linkname);
-	} else if (is(how, "content")) {
+	} else if (is(how, "content") || is(how, "touched")) {
 		char other_path[PATH_MAX];
 		size_t size;
 		char *data = whole(argv[3], &size);
@@ -208,8 +211,13 @@ int main(int argc, char **argv)
 			die(linkname);
 		close(fd);
 		strcpy((char *)path, linkname);
-		if ((rewriter = fork()) == 0)
+		args[0] = "mkdir";
+		args[1] = is(how, "touched") ? "made" : NULL;
+		if ((rewriter = fork()) == 0) {
+			for (int i = 0; is(how, "touched") && !*stop; i++)
+				chmod(linkname, 0700 + (i & 7));
 			overwrite(linkname, argv[3], other_path);
+		}
 	} else if (is(how, "argv") || is(how, "args")) {
 		args[0] = is(how, "argv") ? "busybox" : "mkdir";
 		args[2] = is(how, "argv") ? "made" : NULL;
