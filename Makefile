@@ -18,7 +18,8 @@ PLATFORM_PACKAGES := $(TEST_PACKAGES) podman buildah skopeo docker-compose runc 
 	qemu-system-x86 cpio xz-utils chromium \
 	iproute2 musl-tools nodejs python3 curl knot-dnsutils ldnsutils bind9-host nscd default-jdk-headless \
 	dash git make gdb python3-pytest python3-psutil python3-prctl \
-	nginx redis-server redis-tools postgresql php-cli python3-venv openssh-client perl
+	nginx redis-server redis-tools postgresql php-cli python3-venv openssh-client perl \
+	lighttpd haproxy memcached apache2-bin apache2-utils
 
 .PHONY: help
 help: ## this list

@@ -10,17 +10,23 @@ var (
 	interpreters = words(`python pypy perl ruby php lua luajit node nodejs deno bun tclsh wish expect awk gawk mawk nawk
 		guile Rscript groovy jshell`)
 
-	servers = words(`nginx openresty apache apache2 httpd lighttpd caddy haproxy envoy traefik varnishd squid uwsgi
+	// Not among them are Erlang's machine and Varnish: each command of theirs,
+	// and what Varnish makes of its configuration, goes by a shell.
+	servers = words(`nginx openresty apache apache2 httpd lighttpd caddy haproxy envoy traefik squid uwsgi
 		php-fpm php-cgi unicorn gunicorn redis-server redis-sentinel valkey-server keydb-server memcached mysqld mariadbd
 		postgres mongod mongos named unbound dnsmasq dovecot exim exim4 vsftpd proftpd pure-ftpd slapd smbd mosquitto
-		beam.smp nats-server etcd influxd clickhouse-server`)
+		nats-server etcd influxd clickhouse-server`)
 
 	// ownCommands are what servers are built to have a shell run for them, and
-	// by which of them: initdb has postgres list the locales, and PHP's mail()
-	// has one start what it was configured with.
+	// by which of them, perhaps with a number behind: initdb has postgres list the
+	// locales, PHP's mail() has one start what it was configured with, and Debian's
+	// lighttpd has two read parts of its configuration.
 	ownCommands = map[string]*nameSet{
 		"locale -a":                words(`postgres`),
 		"/usr/sbin/sendmail -t -i": words(`php-fpm php-cgi apache2 httpd`),
+
+		"/usr/share/lighttpd/create-mime.conf.pl": words(`lighttpd`),
+		"/usr/share/lighttpd/use-ipv6.pl":         words(`lighttpd`),
 	}
 
 	packageManagers = words(`apt apt-get aptitude dpkg apk yum dnf microdnf tdnf rpm zypper pacman snap pip pipx easy_install

@@ -128,7 +128,11 @@ func commanded(ev *Event) bool {
 	if len(argv) != 3 || argv[1] != "-c" {
 		return false
 	}
-	by, known := ownCommands[argv[2]]
+	command := argv[2]
+	if i := strings.LastIndexByte(command, ' '); i >= 0 && strings.Trim(command[i:], " 0123456789") == "" {
+		command = command[:i]
+	}
+	by, known := ownCommands[command]
 	return known && knows(by, base(ev.Subject.Path))
 }
 

@@ -36,6 +36,33 @@ $pg/psql -qc 'create index on pgbench_accounts (abalance)'; $pg/psql -qc 'vacuum
 $pg/pg_dump >dump`},
 	{name: "PostgreSQL, attacked", need: []string{"runuser", "pg_ctlcluster"}, script: postgres + `
 $pg/psql -qc "create table t (x text); copy t from program 'id'"`, told: []string{"webShell"}},
+	{name: "lighttpd", need: []string{"lighttpd", "curl"}, script: `
+mkdir html; echo hello >html/index.html; chmod 777 .
+sed "s|/var/www/html|$PWD/html|; s|^server.port .*|server.port = $PORT|; s|/run/lighttpd.pid|$PWD/pid|; s|/var/log/lighttpd/|$PWD/|; s|/var/cache/lighttpd/|$PWD/|" /etc/lighttpd/lighttpd.conf >conf
+lighttpd -D -f conf & p=$!
+` + fetched + `
+kill $p; wait`},
+	{name: "haproxy", need: []string{"haproxy", "curl"}, script: `
+printf 'defaults\n mode http\n timeout client 5s\n timeout server 5s\n timeout connect 5s\nfrontend f\n bind 127.0.0.1:%s\n http-request return status 200 content-type text/plain string hello\n' $PORT >conf
+haproxy -W -f conf >log 2>&1 & p=$!
+` + fetched + `
+kill -USR2 $p; sleep 1
+` + fetched + `
+kill $p; wait`},
+	{name: "memcached", need: []string{"memcached", "curl"}, script: `
+memcached -u nobody -l 127.0.0.1 -p $PORT & p=$!
+for i in $(seq 100); do printf 'set a 0 0 1\r\nb\r\nget a\r\nquit\r\n' | curl -sS -m 2 telnet://127.0.0.1:$PORT 2>/dev/null && break; sleep 0.1; done
+kill $p; wait`},
+	{name: "apache2", need: []string{"apache2", "rotatelogs", "curl"}, script: `
+mkdir html; echo hello >html/index.html; chmod 755 . html
+printf '%s\n' "ServerRoot $PWD" "PidFile pid" "ServerName localhost" "Listen 127.0.0.1:$PORT" "User www-data" "Group www-data" "DocumentRoot $PWD/html" \
+  "LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so" "LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so" \
+  "LoadModule dir_module /usr/lib/apache2/modules/mod_dir.so" "ErrorLog \"|/usr/bin/rotatelogs $PWD/error.%Y 86400\"" "CustomLog \"|/usr/bin/rotatelogs $PWD/access.%Y 86400\" \"%h %r\"" >conf
+apache2 -f $PWD/conf -DFOREGROUND & p=$!
+` + fetched + `
+apache2 -f $PWD/conf -k graceful; sleep 1
+` + fetched + `
+kill $p; wait || true`},
 	{name: "node", need: []string{"node"}, script: `
 cat >app.js <<'X'
 const http = require("http"), { execSync, spawn } = require("child_process"), { Worker } = require("worker_threads");
@@ -118,6 +145,8 @@ env -i PATH="$PATH" sh -c 'date; id; uname -a; df . >/dev/null'; t=$(mktemp -d);
 }
 
 const (
+	fetched = `for i in $(seq 100); do curl -fsS http://127.0.0.1:$PORT/ 2>/dev/null && break; sleep 0.1; done`
+
 	httpServer = `
 python3 -m http.server --bind 127.0.0.1 $PORT >/dev/null 2>&1 &
 for i in $(seq 100); do curl -fsS http://127.0.0.1:$PORT/ >/dev/null 2>&1 && break; sleep 0.1; done`
