@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,12 @@ type defenderLine struct {
 	console.DefenderView
 	Name   string
 	Behind bool
+}
+
+// Where is what else is known of its container.
+func (d defenderLine) Where() string {
+	known := []string{d.Container, cmp.Or(d.Image, d.Hostname)}
+	return strings.Join(slices.DeleteFunc(known, func(s string) bool { return s == "" || s == d.Name }), " · ")
 }
 
 // LevelHint says what a level means.

@@ -42,7 +42,7 @@ type scopeLine struct {
 type sectionLine struct {
 	Name    string
 	Effect  string // "" says nothing
-	Entries string // how many, for people
+	Entries string // how many, and how many detections, for people
 }
 
 func (p *pages) getRules(w http.ResponseWriter, r *http.Request) error {
@@ -100,7 +100,8 @@ func scopeLines(s *policy.Scope) []scopeLine {
 }
 
 func sectionLines(r *policy.Rule) []sectionLine {
-	lines := []sectionLine{{Name: "Processes"}, {Name: "DNS"}, {Name: "IP connectivity"}}
+	lines := []sectionLine{{Name: "Processes"}, {Name: "DNS"}, {Name: "Network"}}
+	form := &ruleForm{Rule: complete(*r)}
 	set := func(l *sectionLine, e *policy.Effect, denied, allowed int) {
 		if e == nil || *e == policy.Disable {
 			return
@@ -113,6 +114,9 @@ func sectionLines(r *policy.Rule) []sectionLine {
 		if allowed > 0 {
 			counts = append(counts, fmt.Sprintf("%d allowed", allowed))
 		}
+		if n := form.Detections(strings.ToLower(l.Name)).On; n > 0 {
+			counts = append(counts, plural(n, "detection"))
+		}
 		l.Entries = strings.Join(counts, ", ")
 	}
 	if s := r.Processes; s != nil {
@@ -120,7 +124,8 @@ func sectionLines(r *policy.Rule) []sectionLine {
 	}
 	if s := r.Network; s != nil {
 		o := &s.Outbound
-		set(&lines[2], s.Effect, len(o.Deny)+len(o.DenyPorts), len(o.Allow)+len(o.AllowPorts))
+		set(&lines[2], s.Effect, len(o.Deny)+len(o.DenyPorts)+len(o.DenyNames)+len(s.Listen.DenyPorts)+len(s.Unix.Deny),
+			len(o.Allow)+len(o.AllowPorts)+len(o.AllowNames)+len(o.AllowFamilies)+len(s.Listen.AllowPorts)+len(s.Unix.Allow))
 	}
 	if s := r.DNS; s != nil {
 		set(&lines[1], s.Effect, len(s.Deny), len(s.Allow))

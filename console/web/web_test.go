@@ -567,7 +567,7 @@ func TestTokens(t *testing.T) {
 	if _, _, err := b.Store().Enrol(t.Context(), secret[1], wire.Identity{AppID: "a"}); err != nil {
 		t.Error(err)
 	}
-	w.get(tokensPath).want(http.StatusOK, "shop", "<td>2</td>").wantNot(secret[1])
+	w.get(tokensPath).want(http.StatusOK, "shop", `<td data-label="Uses left">2</td>`).wantNot(secret[1])
 	w.post(tokensPath, "name", "shop").want(http.StatusBadRequest, "exists already", `value="shop"`)
 	w.post(tokensPath, "name", "").want(http.StatusBadRequest, "name is empty")
 	w.post(tokensPath, "name", "x", "uses", "many").want(http.StatusBadRequest, "is no number")

@@ -47,6 +47,9 @@ setInterval(() => {
   for (const t of document.querySelectorAll("time[data-show=ago]")) t.textContent = ago(new Date(t.dateTime));
 }, 5000);
 
+// On a narrow window the navigation is longer than its line.
+document.querySelector(".side nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 // The note of what was done is told once, not again on a reload.
 if (document.querySelector("[data-note]")) {
   const url = new URL(location.href);
