@@ -76,7 +76,17 @@ func TestIncidents(t *testing.T) {
 	if got := list("?category=malware")[0]; got.Count != 150 || len(got.Audits) != 100 {
 		t.Errorf("%d audits counted, %d kept", got.Count, len(got.Audits))
 	}
-	b.do("GET", "/api/v1/audits/incidents?cluster=x", "", auditor).into(t, 400, nil)
+	// There are no incidents of hosts, whatever else is asked for.
+	n := len(list("?type=appEmbedded,host&limit=250"))
+	if got := list("?type=host&category=cryptoMiner&limit=250"); len(got) != 0 || n != 6 || len(list("?limit=0")) != n {
+		t.Errorf("%d incidents of hosts, of %d", len(got), n)
+	}
+	if first, last := list("?sort=time")[0], list("?sort=time&reverse=1")[0]; first.Category != "cryptoMiner" || last.Category != "malware" {
+		t.Errorf("from %s to %s", first.Category, last.Category)
+	}
+	for _, wrong := range []string{"cluster=x", "limit=251", "offset=-1", "id=x", "acknowledged=perhaps", "sort=name", "reverse=x", "from=x"} {
+		b.do("GET", "/api/v1/audits/incidents?"+wrong, "", auditor).into(t, 400, nil)
+	}
 }
 
 func TestForensics(t *testing.T) {

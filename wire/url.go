@@ -58,5 +58,5 @@ func CertificateHint(err error) string {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "renew it, or set the clock here"
 	}
-	return "is --ca the certificate of the Console's own CA?"
+	return "is --ca the certificate of the Console's own CA, ca.pem in its data directory?"
 }

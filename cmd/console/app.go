@@ -126,10 +126,10 @@ func (a *app) with(args string, do func(c *cli.Context, st *store.Store) error) 
 }
 
 // command fills in what all commands below user and token share.
-func (a *app) command(name, args, usage string, do func(c *cli.Context, st *store.Store) error, flags ...cli.Flag) *cli.Command {
+func (a *app) command(name, args, usage string, do func(c *cli.Context, st *store.Store) error, own ...cli.Flag) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: usage, ArgsUsage: args, OnUsageError: usageError,
-		Flags: append(flags, dataDirFlag()), Action: a.with(args, do),
+		Flags: append(own, dataDirFlag()), Action: a.with(args, do),
 	}
 }
 

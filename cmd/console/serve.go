@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"appdefender/cmd/internal/flags"
 	"appdefender/console"
 	"appdefender/console/ca"
 	"appdefender/console/store"
@@ -152,7 +153,7 @@ func serveConfig(c *cli.Context) (console.Config, error) {
 	if cfg.Embed.Program, err = program(c.String("defender")); err != nil {
 		errs = append(errs, err)
 	}
-	return cfg, errors.Join(errs...)
+	return cfg, flags.Faults(errs...)
 }
 
 // program returns the file of the Defender's program; "" is none.

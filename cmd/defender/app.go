@@ -237,7 +237,7 @@ func config(c *cli.Context) (defender.Config, error) {
 	if len(cfg.Argv) == 0 {
 		errs = append(errs, errors.New(`nothing to run: give a command after "--", as in "defender run -- nginx"`))
 	}
-	return cfg, errors.Join(errs...)
+	return cfg, flags.Faults(errs...)
 }
 
 // console reads the flags that concern the Console.

@@ -31,6 +31,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) error {
 func (a *app) cli() *cli.App {
 	return &cli.App{
 		Name:            "defenderctl",
+		UsageText:       "defenderctl COMMAND [flags]",
 		Usage:           "embed the defender, and check what it is told",
 		Version:         version,
 		HideHelpCommand: true,

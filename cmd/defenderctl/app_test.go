@@ -169,6 +169,7 @@ func TestTerraform(t *testing.T) {
 		`{}`:                               "give container_definitions and family",
 		`{"definition": "{}", "format": "task-definition"}`:   "app_id: missing",
 		`{"container_definitions": "[]", "policy": "verson"}`: "policy",
+		`{"container_definitions": "[]", "lookup": "yes"}`:    `lookup: "yes" is neither true nor false`,
 	} {
 		if out, errs, exit := ctl(t, in, "embed", "terraform"); exit != 1 || out != "" || !strings.Contains(errs, want) {
 			t.Errorf("%s: exit %d, %s, want %s", in, exit, errs, want)

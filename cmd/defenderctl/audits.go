@@ -21,21 +21,22 @@ import (
 
 	"appdefender/audit"
 	"appdefender/audit/learn"
+	"appdefender/cmd/internal/flags"
 )
 
 // filterFlags select records: all flags, or the named ones and those of time.
 func filterFlags(names ...string) []cli.Flag {
-	var flags []cli.Flag
+	var list []cli.Flag
 	for _, k := range filterKeys {
 		if len(names) > 0 && !slices.Contains(names, k.flag) {
 			continue
 		}
-		flags = append(flags, &cli.StringSliceFlag{Name: k.flag, Usage: k.usage + "; may be repeated"})
+		list = append(list, &cli.StringSliceFlag{Name: k.flag, Usage: k.usage + "; may be repeated"})
 	}
 	if len(names) == 0 {
-		flags = append(flags, &cli.StringFlag{Name: "text", Usage: "only records with these `WORDS`"})
+		list = append(list, &cli.StringFlag{Name: "text", Usage: "only records with these `WORDS`"})
 	}
-	return append(flags,
+	return append(list,
 		&cli.StringFlag{Name: "since", Usage: "only records since `TIME`: 2006-01-02T15:04:05Z, or how long ago, such as 15m"},
 		&cli.StringFlag{Name: "until", Usage: "only records up to `TIME`"})
 }
@@ -86,7 +87,7 @@ func readFilter(c *cli.Context) (filter, error) {
 			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
 		}
 	}
-	return f, errors.Join(errs...)
+	return f, flags.Faults(errs...)
 }
 
 // parseTime reads a time, or how long it is ago; "" is the zero time.
@@ -222,6 +223,9 @@ func (a *app) consoleAudits(ctx context.Context, out *auditWriter, con *consoleC
 		return err
 	}
 	if !follow {
+		if len(all) == 0 {
+			fmt.Fprintln(a.err, "there are no such audits")
+		}
 		if cursor != "" {
 			fmt.Fprintf(a.err, "there are older ones: --before %s\n", cursor)
 		}

@@ -39,6 +39,7 @@ type consoleClient struct {
 	base *url.URL
 	http *http.Client
 	auth func(*http.Request)
+	hint string // what helps when that is refused
 }
 
 // newConsole reads the flags that say how to reach the Console.
@@ -75,6 +76,7 @@ func newConsole(c *cli.Context) (*consoleClient, error) {
 	switch {
 	case token != "":
 		con.auth = func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
+		con.hint = "; a token is good for an hour, --user and a password for longer"
 	case user != "" && password != "":
 		con.auth = func(r *http.Request) { r.SetBasicAuth(user, password) }
 	case user != "":
@@ -109,7 +111,7 @@ func (con *consoleClient) get(ctx context.Context, path string, q url.Values) (i
 	hint := ""
 	switch {
 	case answer.StatusCode == http.StatusUnauthorized:
-		hint = "; a token is good for an hour, --user and a password for longer"
+		hint = con.hint
 	case answer.StatusCode >= 300 && answer.StatusCode < 400:
 		hint = fmt.Sprintf("; it leads to %q, give that by --console", answer.Header.Get("Location"))
 	}

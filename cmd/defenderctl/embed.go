@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/urfave/cli/v2"
 
+	"appdefender/cmd/internal/flags"
 	"appdefender/inject"
 	"appdefender/inject/image"
 	"appdefender/policy/file"
@@ -366,7 +367,7 @@ func (a *app) embedOptions(c *cli.Context) (inject.Options, error) {
 			}
 		}
 	}
-	return o, errors.Join(errs...)
+	return o, flags.Faults(errs...)
 }
 
 // byName reads NAME=VALUE, each name once. A list by itself is for the only

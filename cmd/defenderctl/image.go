@@ -41,12 +41,11 @@ func (a *app) embedImage() *cli.Command {
 }
 
 func (a *app) image(c *cli.Context) error {
-	want := 2
-	if c.Bool("check") {
-		want = 1
-	}
-	if c.NArg() != want {
-		return fmt.Errorf("give %d image(s), as in \"defenderctl embed image example.com/shop:1 example.com/shop:1-protected\"", want)
+	switch check := c.Bool("check"); {
+	case check && c.NArg() != 1:
+		return errors.New(`give the one image to look at, as in "defenderctl embed image example.com/shop:1-protected --check"`)
+	case !check && c.NArg() != 2:
+		return errors.New(`give two images, as in "defenderctl embed image example.com/shop:1 example.com/shop:1-protected"`)
 	}
 	if c.Bool("check") && c.Bool("remove") {
 		return errors.New("--check writes nothing: leave --remove away")

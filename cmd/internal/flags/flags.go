@@ -1,7 +1,9 @@
-// Package flags reads command lines as people write them.
+// Package flags reads command lines as people write them, and says what is
+// wrong with them.
 package flags
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -53,4 +55,13 @@ func First(c *cli.App, args []string) []string {
 		}
 	}
 	return slices.Concat(head, flags, []string{"--"}, rest)
+}
+
+// Faults is the error of all, each on a line of its own; nil of none.
+func Faults(errs ...error) error {
+	err := errors.Join(errs...)
+	if err == nil || !strings.Contains(err.Error(), "\n") {
+		return err
+	}
+	return errors.New("the command line is wrong:\n  " + strings.ReplaceAll(err.Error(), "\n", "\n  "))
 }
