@@ -116,21 +116,24 @@ func (a *app) policyImport() *cli.Command {
 			if err != nil {
 				return err
 			}
-			a.tell(name, notes)
+			for _, of := range []string{custom, name} {
+				a.tell(of, notes[of])
+			}
 			_, err = a.out.Write(out)
 			return err
 		})
 }
 
-func (a *app) importPolicy(name, custom string) (*policy.Policy, []compat.Fault, error) {
+// importPolicy returns a policy and the notes, by the file that they are about.
+func (a *app) importPolicy(name, custom string) (*policy.Policy, map[string][]compat.Fault, error) {
 	var library []policy.CustomRule
-	var notes []compat.Fault
+	notes := make(map[string][]compat.Fault)
 	if custom != "" {
 		data, err := a.read(custom)
 		if err != nil {
 			return nil, nil, err
 		}
-		if library, notes, err = compat.ImportCustomRules(data); err != nil {
+		if library, notes[custom], err = compat.ImportCustomRules(data); err != nil {
 			return nil, nil, faultsOf(custom, err)
 		}
 	}
@@ -138,12 +141,16 @@ func (a *app) importPolicy(name, custom string) (*policy.Policy, []compat.Fault,
 	if err != nil {
 		return nil, nil, err
 	}
+	var p *policy.Policy
+	var more []compat.Fault
 	if trimmed := bytes.TrimSpace(data); len(trimmed) > 0 && trimmed[0] == '[' {
-		library, notes, err := compat.ImportCustomRules(data)
-		return &policy.Policy{Version: 1, Rules: []policy.Rule{}, CustomRules: library}, notes, faultsOf(name, err)
+		library, more, err = compat.ImportCustomRules(data)
+		p = &policy.Policy{Version: 1, Rules: []policy.Rule{}, CustomRules: library}
+	} else {
+		p, more, err = compat.Import(data, library...)
 	}
-	p, more, err := compat.Import(data, library...)
-	return p, append(notes, more...), faultsOf(name, err)
+	notes[name] = more
+	return p, notes, faultsOf(name, err)
 }
 
 func (a *app) policyExport() *cli.Command {

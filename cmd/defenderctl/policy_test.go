@@ -100,7 +100,7 @@ func TestPolicyFaults(t *testing.T) {
 		{"export of a bad policy", "x: 1", []string{"export", "-"}, 1, []string{"-:1:1: x: unknown key"}},
 		{"nothing to export", "", []string{"export", "a", "b"}, 2, []string{"give one file"}},
 		{"a script's fault", "", []string{"validate", script}, 1, []string{
-			script + `:5:13: customRules[0].script: line 1, column 13: "nc" is no attribute; one of`, "\n  proc.name = nc\n              ^",
+			script + `:5:13: customRules[0].script: line 1, column 13: nc is no attribute; a text stands in quotes: "nc"`, "\n  proc.name = nc\n              ^",
 		}},
 		{"one argument", "", []string{"test", bad}, 2, []string{"give a policy and events"}},
 		{"test of a bad policy", "x: 1", []string{"test", "-", bad}, 1, []string{"-:1:1: x: unknown key"}},

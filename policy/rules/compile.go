@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -102,6 +103,25 @@ func (c *compiler[E]) unknown(o operand[E]) {
 	failf(o.at, "%q is no attribute; one of %s", o.name, strings.Join(names, ", "))
 }
 
+// unknownBeside reports a word that means nothing to the attribute that it is
+// compared with.
+func (c *compiler[E]) unknownBeside(left, right operand[E]) {
+	if left.attr != nil {
+		switch left.attr.Type {
+		case Enum:
+			c.checkWord(left, right)
+		case Bool:
+			failf(right.at, "%s is true or false", left.name)
+		case Integer:
+		default:
+			if nearest(right.name, slices.Collect(maps.Keys(c.schema.Attributes))) == "" && (c.schema.Explain == nil || c.schema.Explain(right.name) == "") {
+				failf(right.at, "%s is no attribute; a text stands in quotes: %q", right.name, right.text)
+			}
+		}
+	}
+	c.unknown(right)
+}
+
 // nearest returns the name that differs from a mistyped one by one letter
 // missing, wrong or too much, or "".
 func nearest(name string, names []string) string {
@@ -151,7 +171,7 @@ func (c *compiler[E]) compare(op string, left, right operand[E], at int) func(E)
 		}
 		failf(at, "two constants are compared, which is always the same")
 	case right.attr == nil && right.kind == word && !c.knows(left, right):
-		c.unknown(right)
+		c.unknownBeside(left, right)
 	}
 	if op == "!=" {
 		equal := c.compare("=", left, right, at)
