@@ -224,3 +224,30 @@ func TestFewThreads(t *testing.T) {
 		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
 	}
 }
+
+// TestReachFirst attacks the supervisor where it is a container's first process.
+func TestReachFirst(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	for _, way := range []string{"kill", "stop", "threads-kill", "fasync-signals", "threads-signals", "threads-queued-signals", "proc-pidfd-signals"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			r := run{policy: denyProgram, wrap: []string{"unshare", "-pf", "--mount-proc"}}.protected(t,
+				victim("reach"), "first", way, victim("exec"), "plain", victim("prog-d"))
+			if !strings.HasSuffix(r.out, "alive\nexec: EACCES\n") || r.status != 1 {
+				t.Errorf("status %d: %q %s", r.status, r.out, r.err)
+			}
+		})
+	}
+}
+
+// TestReachGroup kills the group that the guardian was started in, by a
+// descriptor of its leader, who is none of us.
+func TestReachGroup(t *testing.T) {
+	t.Parallel()
+	r := run{policy: denyProgram, wrap: []string{"sh", "-c", `"$@"; exit $?`, "sh"}}.protected(t,
+		victim("reach"), "grandparent", "proc-pidfd-group", victim("exec"), "plain", victim("prog-d"))
+	if r.out != "proc-pidfd-group: EPERM\nalive\nexec: EACCES\n" || r.status != 1 {
+		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
+	}
+}

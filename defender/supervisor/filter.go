@@ -75,7 +75,9 @@ func BuildFilter(self Self, by Backend, files bool) ([]byte, error) {
 			b.add(b.stop, "socket", isInt(0, family), masked(1, sockTypeMask, kind))
 		}
 	}
-	b.add(enosys, "io_uring_setup")
+	for _, name := range []string{"io_uring_setup", "io_uring_enter", "io_uring_register"} { // a ring may be inherited
+		b.add(enosys, name)
+	}
 	b.straight(eperm)
 	if files {
 		b.changes()
@@ -166,8 +168,9 @@ func (b *builder) changes() {
 // and a directory of /proc is as good as a pidfd: it also asks about every
 // call that could kill or stop us by such a way. self.go answers.
 //
-// As process 1 we need no rule for signals: the kernel drops what would end
-// us, and what it lets through ("kill -HUP 1") is for the target and passed on.
+// As process 1 we need no rule for those who send signals: the kernel drops what
+// would end us, and what it lets through ("kill -HUP 1") is for the target and
+// passed on.
 func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 	b.add(b.stop, "prlimit64", arg(0, seccomp.CompareNotEqual, 0), arg(2, seccomp.CompareNotEqual, 0))
 	// 0 is the caller; any other number may be a thread of ours.
@@ -179,6 +182,13 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 	b.add(b.stop, "setpriority", isInt(0, unix.PRIO_USER))
 	b.add(b.stop, "ioprio_set", arg(1, seccomp.CompareNotEqual, 0))
 	b.add(b.stop, "ioprio_set", isInt(0, ioprioUser))
+	// The kernel sends these to whomever F_SETOWN names, and in its name: those
+	// that nobody survives, and those that a Go program takes for a fault of
+	// its own.
+	for _, sig := range []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGBUS,
+		unix.SIGFPE, unix.SIGSEGV, unix.SIGSTKFLT, unix.SIGSYS, 32, 33} {
+		b.add(eperm, "fcntl", isInt(1, unix.F_SETSIG), isInt(2, int(sig)))
+	}
 	if self.Supervisor == 1 {
 		return
 	}
@@ -197,13 +207,6 @@ func (b *builder) protect(self Self, eperm seccomp.ScmpAction) {
 		for _, name := range []string{"kill", "tkill", "rt_sigqueueinfo", "pidfd_send_signal"} {
 			b.add(b.stop, name, isInt(1, sig))
 		}
-	}
-	// The kernel sends these to whomever F_SETOWN names, and in its name: those
-	// that nobody survives, and those that a Go program takes for a fault of
-	// its own.
-	for _, sig := range []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGBUS,
-		unix.SIGFPE, unix.SIGSEGV, unix.SIGSTKFLT, unix.SIGSYS, 32, 33} {
-		b.add(eperm, "fcntl", isInt(1, unix.F_SETSIG), isInt(2, int(sig)))
 	}
 }
 

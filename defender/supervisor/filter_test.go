@@ -125,6 +125,8 @@ func TestFilter(t *testing.T) {
 		{"a socket over UDP by the kernel", unix.SYS_SOCKET, []uint64{unix.AF_RXRPC, unix.SOCK_DGRAM, 2}, stop},
 		{"a socket of a later kernel", unix.SYS_SOCKET, []uint64{46, unix.SOCK_DGRAM, 0}, stop},
 		{"io_uring_setup", unix.SYS_IO_URING_SETUP, nil, enosys},
+		{"a ring that was there before", unix.SYS_IO_URING_ENTER, nil, enosys},
+		{"more of it", unix.SYS_IO_URING_REGISTER, nil, enosys},
 
 		{"kill of the supervisor", unix.SYS_KILL, []uint64{supervisor, 15}, stop},
 		{"kill of it with a full register", unix.SYS_KILL, []uint64{high | supervisor, 15}, stop},
@@ -267,6 +269,9 @@ func TestFilterOfTheFirstProcess(t *testing.T) {
 	}
 	if got := ask(t, prog, nativeArch, unix.SYS_KILL, 1, 1); got != allow {
 		t.Errorf("kill -HUP 1: %#x", got)
+	}
+	if got := ask(t, prog, nativeArch, unix.SYS_FCNTL, 5, unix.F_SETSIG, uint64(unix.SIGSEGV)); got != eperm {
+		t.Errorf("SIGSEGV from a descriptor: %#x", got)
 	}
 	if got := ask(t, prog, nativeArch, unix.SYS_EXECVE); got != stop {
 		t.Errorf("execve: %#x", got)

@@ -1,11 +1,14 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -17,14 +20,14 @@ import (
 // it is aimed at one of our threads, else it goes on. It is no event: no
 // policy can allow it.
 //
-// The numbers lie in registers. The descriptor of pidfd_send_signal can be
-// exchanged by another thread after we looked, which then ends the supervisor,
-// and the guardian the target.
+// The numbers lie in registers, but a descriptor can be exchanged by another
+// thread after we looked: see signalByFD.
 func (s *Supervisor) protectSelf(c *Call) {
 	target := c.argInt(0)
 	switch c.regs.NR {
 	case unix.SYS_PIDFD_SEND_SIGNAL:
-		target = s.processBehind(c.TID, target)
+		s.signalByFD(c)
+		return
 	case unix.SYS_SETPRIORITY:
 		target = whose(c, unix.PRIO_PROCESS, unix.PRIO_PGRP)
 	case unix.SYS_IOPRIO_SET:
@@ -37,6 +40,69 @@ func (s *Supervisor) protectSelf(c *Call) {
 		return
 	}
 	_ = c.proceed()
+}
+
+// signalByFD answers a pidfd_send_signal of SIGKILL or SIGSTOP. For whoever may
+// signal us it is made on our duplicate of the descriptor, with no more rights
+// than the caller has; nobody can ask who sent such a signal. From others the
+// kernel keeps us safe. The rights of a user namespace of its own we cannot use
+// for the caller: such a call goes on.
+func (s *Supervisor) signalByFD(c *Call) {
+	const group = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9)
+	fd, tid, numbers := c.argInt(0), c.TID, ourNumbers(c.TID)
+	if s.cfg.Levels.GetFD && numbers && mayKillUs(c.TID) && c.duplicate(fd) == nil {
+		fd, tid = c.socket, unix.Getpid()
+	}
+	target := s.processBehind(tid, fd)
+	if c.argInt(3)&group != 0 {
+		target = -target
+	}
+	switch {
+	case isOurs(target) && numbers:
+		_ = c.refuse(unix.EPERM)
+		return
+	case c.socket < 0:
+		_ = c.proceed()
+		return
+	}
+	foreign, err := sys.Within(c.TID, 1<<unix.CAP_KILL, func() error { return c.sendSignal() })
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		_ = c.succeed(0)
+	case foreign:
+		_ = c.proceed()
+	case errors.As(err, &errno):
+		_ = c.refuse(errno)
+	default:
+		_ = c.refuse(unix.EPERM)
+	}
+}
+
+// sendSignal makes a pidfd_send_signal on c.socket.
+func (c *Call) sendSignal() error {
+	var info *unix.Siginfo
+	if at := c.arg(2); at != 0 {
+		b, err := c.readBytes(at, int(unsafe.Sizeof(*info)))
+		if err != nil {
+			return err
+		}
+		info = (*unix.Siginfo)(unsafe.Pointer(&b[0]))
+	}
+	if err := c.pending(); err != nil {
+		return err
+	}
+	return unix.PidfdSendSignal(c.socket, unix.Signal(c.argInt(1)), info, c.argInt(3))
+}
+
+// mayKillUs reports whether the kernel lets thread tid signal us (kill(2)), or may.
+func mayKillUs(tid int) bool {
+	st, err := sys.ReadStatus(tid)
+	if err != nil || st.CapEff>>unix.CAP_KILL&1 == 1 {
+		return true
+	}
+	us := []int{sys.Us.UID[0], sys.Us.UID[2]}
+	return slices.Contains(us, st.UID[0]) || slices.Contains(us, st.UID[1])
 }
 
 // The kinds of whom ioprio_set(2) is about.

@@ -249,16 +249,9 @@ func (c *Call) openSocket(fd int) error {
 	if !c.s.cfg.Levels.GetFD {
 		return nil
 	}
-	err := sys.AsTarget(c.TID, func() (err error) {
-		c.socket, err = c.pids.getFD(c, fd)
-		return err
-	})
-	if errors.Is(err, unix.EBADF) {
-		return unix.EBADF
-	}
+	err := c.duplicate(fd)
 	if err != nil {
-		c.socket = -1
-		return errUnreadable(fmt.Errorf("duplicating descriptor %d of %d: %w", fd, c.TID, err))
+		return err
 	}
 	option := func(opt int) (v int) {
 		if err == nil {
@@ -276,6 +269,22 @@ func (c *Call) openSocket(fd int) error {
 		c.kind.domain = unix.AF_INET
 	}
 	return err // ENOTSOCK, as the kernel would say
+}
+
+// duplicate sets socket to a duplicate of the target's descriptor.
+func (c *Call) duplicate(fd int) error {
+	err := sys.AsTarget(c.TID, func() (err error) {
+		c.socket, err = c.pids.getFD(c, fd)
+		return err
+	})
+	if err == nil {
+		return nil
+	}
+	c.socket = -1
+	if errors.Is(err, unix.EBADF) {
+		return unix.EBADF
+	}
+	return errUnreadable(fmt.Errorf("duplicating descriptor %d of %d: %w", fd, c.TID, err))
 }
 
 const smcProto6 = 1 // SMCPROTO_SMC6

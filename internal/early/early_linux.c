@@ -692,17 +692,42 @@ static void pass_on(int sig)
 		kill(early_page->target, sig);
 }
 
-static struct sigaction go_urgent;
+// Go's own handlers of the signals that pass_on_from_others took over.
+static struct sigaction go_handlers[SIGSYS + 1];
+
+// Whether somebody else sent a signal. Only of SI_USER and SI_TKILL does the
+// kernel say who; with all other codes below zero the sender says what he likes
+// (rt_sigqueueinfo(2)), and none is of our making.
+static int from_others(const siginfo_t *info)
+{
+	if (info->si_code == SI_USER || info->si_code == SI_TKILL)
+		return info->si_pid != getpid();
+	return info->si_code < 0;
+}
 
 // Some are our own as well: the Go runtime and we interrupt threads with
-// SIGURG and EARLY_INTERRUPT, and a reader of ours that went away is SIGPIPE.
-// From others they are for the target.
+// SIGURG and EARLY_INTERRUPT, a reader of ours that went away is SIGPIPE, and
+// faults are signals. From others they are for the target. Go takes for a fault
+// of its own, and dies of, what was queued with a code of the sender's choice.
 static void pass_on_from_others(int sig, siginfo_t *info, void *context)
 {
-	if (info->si_code <= 0 && info->si_pid != getpid())
+	if (from_others(info))
 		pass_on(sig);
-	else if (sig == SIGURG && go_urgent.sa_flags & SA_SIGINFO)
-		go_urgent.sa_sigaction(sig, info, context);
+	else if (sig <= SIGSYS && go_handlers[sig].sa_flags & SA_SIGINFO)
+		go_handlers[sig].sa_sigaction(sig, info, context);
+}
+
+// Takes a signal over from Go, with the runtime's stack, mask and restart.
+static void take_over(int sig)
+{
+	struct sigaction sa;
+
+	sigaction(sig, NULL, &sa);
+	if (sa.sa_sigaction == pass_on_from_others || !(sa.sa_flags & SA_SIGINFO))
+		return;
+	go_handlers[sig] = sa;
+	sa.sa_sigaction = pass_on_from_others;
+	sigaction(sig, &sa, NULL);
 }
 
 // Signals that the Go runtime leaves at their default action, which is our
@@ -710,7 +735,9 @@ static void pass_on_from_others(int sig, siginfo_t *info, void *context)
 // and the target's.
 void early_catch_signals(void)
 {
+	static const int taken[] = {SIGURG, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGSTKFLT, SIGSYS};
 	struct sigaction sa;
+	size_t i;
 
 	memset(&sa, 0, sizeof sa);
 	sa.sa_flags = SA_ONSTACK | SA_RESTART;
@@ -724,12 +751,8 @@ void early_catch_signals(void)
 	sa.sa_flags |= SA_RESTART;
 	sigaction(SIGPIPE, &sa, NULL);
 	sigaction(SIGPROF, &sa, NULL);
-	sigaction(SIGURG, NULL, &sa);
-	if (sa.sa_sigaction != pass_on_from_others) {
-		go_urgent = sa; // with the runtime's stack, mask and restart
-		sa.sa_sigaction = pass_on_from_others;
-		sigaction(SIGURG, &sa, NULL);
-	}
+	for (i = 0; i < sizeof taken / sizeof *taken; i++)
+		take_over(taken[i]);
 	// A stop of a tracee and the end of one would each interrupt some thread of
 	// ours, for nothing: who waits hears of them without the signal.
 	signal(SIGCHLD, SIG_DFL);

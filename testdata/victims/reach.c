@@ -94,14 +94,15 @@ static long t_affinity(int pid, int tid)
 	CPU_SET(0, &set);
 	return sched_setaffinity(tid, sizeof set, &set);
 }
-static long t_idle(int pid, int tid)
+// Nothing that whoever it is has to wait for on a busy machine.
+static long t_batch(int pid, int tid)
 {
 	struct sched_param p = {0};
 	(void)pid;
-	return sched_setscheduler(tid, SCHED_IDLE, &p);
+	return sched_setscheduler(tid, SCHED_BATCH, &p);
 }
-static long t_nice(int pid, int tid) { (void)pid; return setpriority(PRIO_PROCESS, tid, 19); }
-static long t_ioprio(int pid, int tid) { (void)pid; return syscall(SYS_ioprio_set, 1, tid, 3 << 13); }
+static long t_nice(int pid, int tid) { (void)pid; return setpriority(PRIO_PROCESS, tid, 1); }
+static long t_ioprio(int pid, int tid) { (void)pid; return syscall(SYS_ioprio_set, 1, tid, 2 << 13 | 7); }
 static long t_pidfd(int pid, int tid)
 {
 	int fd = syscall(SYS_pidfd_open, tid, THREAD);
@@ -142,6 +143,25 @@ static long t_signals(int pid, int tid)
 	}
 	return r;
 }
+// The same with what a fault would carry, and from itself: who queues a signal
+// says so himself.
+static siginfo_t *queued(int pid, int sig)
+{
+	memset(&info, 0, sizeof info);
+	info.si_signo = sig;
+	info.si_code = SI_QUEUE;
+	info.si_pid = pid;
+	return &info;
+}
+static long t_queued(int pid, int tid)
+{
+	long r = -1;
+
+	for (int sig = 1; sig <= 64; sig++)
+		if (sig != SIGKILL && sig != SIGSTOP)
+			r &= syscall(SYS_rt_sigqueueinfo, tid, sig, queued(pid, sig));
+	return r;
+}
 static long t_seize(int pid, int tid) { (void)pid; return ptrace(PTRACE_SEIZE, tid, NULL, NULL); }
 
 struct way {
@@ -158,7 +178,7 @@ static const struct way ways[] = {
 	{"threads-prlimit", t_prlimit},
 	{"threads-prlimit64", t_prlimit64},
 	{"threads-affinity", t_affinity},
-	{"threads-scheduler", t_idle},
+	{"threads-scheduler", t_batch},
 	{"threads-nice", t_nice},
 	{"threads-ioprio", t_ioprio},
 	{"threads-pidfd", t_pidfd},
@@ -166,6 +186,7 @@ static const struct way ways[] = {
 	{"threads-proc-tid-pidfd", t_proc_tid_pidfd},
 	{"threads-seize", t_seize},
 	{"threads-signals", t_signals},
+	{"threads-queued-signals", t_queued},
 	{NULL, NULL},
 };
 
@@ -239,8 +260,17 @@ static long attack(int pid, const char *way)
 		fd = proc_open(pid, "", O_RDONLY | O_DIRECTORY);
 		return fd < 0 ? -1 : syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
 	}
-	if (is(way, "proc-pidfd-group")) {
+	if (is(way, "proc-pidfd-signals")) {
+		long r = -1;
+
 		fd = proc_open(pid, "", O_RDONLY | O_DIRECTORY);
+		for (int sig = 1; fd >= 0 && sig <= 64; sig++)
+			if (sig != SIGKILL && sig != SIGSTOP)
+				r &= syscall(SYS_pidfd_send_signal, fd, sig, queued(pid, sig), 0);
+		return r;
+	}
+	if (is(way, "proc-pidfd-group")) { // the group of its number, whoever leads that
+		fd = proc_open(getpgid(pid), "", O_RDONLY | O_DIRECTORY);
 		return fd < 0 ? -1 : syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 4 /* PIDFD_SIGNAL_PROCESS_GROUP */);
 	}
 	if (is(way, "group"))
@@ -322,23 +352,23 @@ static long attack(int pid, const char *way)
 		return sched_setaffinity(pid, sizeof cpus, &cpus);
 	}
 	if (is(way, "scheduler"))
-		return sched_setscheduler(pid, SCHED_IDLE, &param);
+		return sched_setscheduler(pid, SCHED_BATCH, &param);
 	if (is(way, "nice"))
-		return setpriority(PRIO_PROCESS, pid, 19);
+		return setpriority(PRIO_PROCESS, pid, 1);
 	if (is(way, "nice-group"))
-		return setpriority(PRIO_PGRP, getpgid(pid), 19);
+		return setpriority(PRIO_PGRP, getpgid(pid), 1);
 	// All processes of a user are those of the whole machine, but for a pid
 	// namespace: whoever starts this must have made one.
 	if (strstr(way, "-user") && !getenv("OWN_PID_NAMESPACE"))
 		die("needs a pid namespace");
 	if (is(way, "nice-user"))
-		return setpriority(PRIO_USER, getuid(), 19);
+		return setpriority(PRIO_USER, getuid(), 1);
 	if (is(way, "nice-own-user"))
-		return setpriority(PRIO_USER, 0, 19);
+		return setpriority(PRIO_USER, 0, 1);
 	if (is(way, "ioprio-user"))
-		return syscall(SYS_ioprio_set, 3, getuid(), 3 << 13);
+		return syscall(SYS_ioprio_set, 3, getuid(), 2 << 13 | 7);
 	if (is(way, "ioprio"))
-		return syscall(SYS_ioprio_set, 1, pid, 3 << 13);
+		return syscall(SYS_ioprio_set, 1, pid, 2 << 13 | 7);
 	if (is(way, "attach")) {
 		if (ptrace(PTRACE_ATTACH, pid, NULL, NULL) < 0)
 			return -1;
