@@ -251,3 +251,22 @@ func TestReachGroup(t *testing.T) {
 		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
 	}
 }
+
+// TestTraceMe has processes ask to be traced by their parent, which is us: they go
+// on, and so does all that happens behind them.
+func TestTraceMe(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{"traceme", "orphan-traceme"} {
+		want := "traceme: ok\nprog-a ran\n"
+		if traced {
+			want = "traceme: EPERM\nprog-a ran\n" // it is
+		}
+		if r := (run{policy: denyProgram}).protected(t, victim("kin"), way, victim("prog-a")); r.out != want || len(r.audits()) > 0 {
+			t.Errorf("%s: %q %s, status %d, audits %+v", way, r.out, r.err, r.status, r.records)
+		}
+		refused := strings.ReplaceAll(want, "prog-a ran", "exec: EACCES")
+		if r := (run{policy: denyProgram}).protected(t, victim("kin"), way, victim("prog-d")); r.out != refused || len(r.audits()) != 1 {
+			t.Errorf("%s: %q %s, audits %+v", way, r.out, r.err, r.records)
+		}
+	}
+}

@@ -120,7 +120,9 @@ func (c *Child) Reap() {
 		case err != nil:
 			return // ECHILD
 		case code == sys.Trapped:
-			time.Sleep(20 * time.Microsecond) // the tracer is about to take it
+			if !c.untrace(pid) {
+				time.Sleep(20 * time.Microsecond) // the tracer is about to take it
+			}
 		case code == sys.Stopped:
 			take(pid)
 			c.Stopped(pid)
@@ -137,6 +139,30 @@ func (c *Child) Reap() {
 			}
 		}
 	}
+}
+
+// untrace lets a child go that has made us its tracer: who asks to be traced
+// (PTRACE_TRACEME) is by its parent, and orphans have none but us. It would stand
+// in its first stop for good, and nothing else would be heard of behind it. It
+// reports false for one that another thread of ours traces.
+func (c *Child) untrace(pid int) bool {
+	if st, err := sys.ReadStatus(pid); err != nil || st.Tracer != sys.Gettid() {
+		return false
+	}
+	var ws unix.WaitStatus
+	got, err := unix.Wait4(pid, &ws, unix.WNOTHREAD|unix.WNOHANG|unix.WALL, nil)
+	switch {
+	case err != nil || got != pid:
+	case ws.Stopped():
+		sig := ws.StopSignal()
+		if sig == unix.SIGTRAP { // of an exec, for a tracer alone
+			sig = 0
+		}
+		_ = sys.Detach(pid, sig)
+	default:
+		c.Exited(pid, ws)
+	}
+	return true
 }
 
 // take consumes the change of a child that PeekChild has shown.

@@ -55,6 +55,34 @@ static void trace(pid_t pid)
 	}
 }
 
+// Its parent becomes its tracer, and is told of a signal.
+static void traceme(void)
+{
+	signal(SIGUSR1, SIG_IGN);
+	say("traceme", ptrace(PTRACE_TRACEME, 0, 0, 0));
+	raise(SIGUSR1);
+	run(NULL);
+}
+
+// Goes on when the first thread of its process has ended.
+static void *after_leader(void *unused)
+{
+	char text[256], *p = NULL;
+	int fd, n;
+
+	while (!p || p[2] != 'Z') {
+		fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || (n = (int)read(fd, text, sizeof text - 1)) < 0)
+			die("stat");
+		close(fd);
+		text[n] = 0;
+		p = strrchr(text, ')');
+		usleep(1000);
+	}
+	run(unused);
+	return NULL;
+}
+
 static char stack[65536];
 
 int main(int argc, char **argv)
@@ -140,6 +168,24 @@ int main(int argc, char **argv)
 			}
 			_exit(0);
 		}
+	} else if (is(how, "traceme")) { // by whoever is our parent
+		traceme();
+	} else if (is(how, "orphan-traceme")) { // by whoever takes orphans
+		if (fork() == 0) {
+			pid_t parent = getpid();
+
+			if (fork() == 0) {
+				while (getppid() == parent)
+					usleep(1000);
+				traceme();
+			}
+			_exit(0);
+		}
+	} else if (is(how, "leader-gone")) { // the first thread has ended
+		pthread_t t;
+
+		pthread_create(&t, NULL, after_leader, NULL);
+		pthread_exit(NULL);
 	} else if (is(how, "not-dumpable")) {
 		if (fork() == 0) {
 			prctl(PR_SET_DUMPABLE, 0);
