@@ -270,3 +270,18 @@ func TestTraceMe(t *testing.T) {
 		}
 	}
 }
+
+// TestMostReceivers has as many calls wait for their memory as may: the next one
+// fails, and when they have it all is as before.
+func TestMostReceivers(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	few := []string{"unshare", "-m", "sh", "-c", `mount -t tmpfs none /sys/fs/cgroup && echo 60 >/sys/fs/cgroup/pids.max && exec "$@"`, "sh"}
+	r := run{policy: denyNetwork("127.0.0.2"), wrap: few}.protected(t, victim("fault"), "most")
+	if r.out == "unsupported\n" {
+		t.Skip("needs /dev/userfaultfd")
+	}
+	if r.out != "connect: EAGAIN\nexec: ok\n" || r.status != 0 || len(r.audits()) > 0 {
+		t.Errorf("status %d: %q %s, audits %+v", r.status, r.out, r.err, r.records)
+	}
+}

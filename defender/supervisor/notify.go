@@ -333,6 +333,12 @@ func (b *notify) wait(c *Call, name []byte, next func(int, error)) {
 // for the exec event alone would hang on a failed call, and interrupting
 // before the answer would abort it on kernels without killable waits.
 //
+// No two receivers wait for each other. A thread that execs ends the others of its
+// process and waits until their tracers have seen that (de_thread in fs/exec.c);
+// meanwhile it holds what seizing another thread of the process needs
+// (cred_guard_mutex). But whoever seizes has no tracee, and whoever has one
+// does nothing until the wait for it that could itself wait.
+//
 // Precondition: the OS thread is locked and stays the tracer.
 func (b *notify) launch(c *Call, r Reply, then func(Outcome)) {
 	// Before the answer, for another reason as well: in the turn that this takes

@@ -119,8 +119,15 @@ var Us = func() Status {
 // Can reports whether we have a capability, such as unix.CAP_SYS_PTRACE.
 func Can(capability int) bool { return Us.CapEff>>capability&1 == 1 }
 
-// canSwitchUser: root with CAP_SETUID and CAP_SETGID.
-var canSwitchUser = Us.UID[3] == 0 && Can(unix.CAP_SETUID) && Can(unix.CAP_SETGID)
+// canSwitchUser: root with CAP_SETUID and CAP_SETGID, where a process that changes
+// its user is not made dumpable for it (proc_sys_fs(5), suid_dumpable: 1): a root
+// target might then trace us.
+var canSwitchUser = Us.UID[3] == 0 && Can(unix.CAP_SETUID) && Can(unix.CAP_SETGID) && !dumpsAll("/proc/sys/fs/suid_dumpable")
+
+func dumpsAll(setting string) bool {
+	data, err := os.ReadFile(setting)
+	return err == nil && strings.TrimSpace(string(data)) == "1"
+}
 
 // AsTarget runs f, and where that is not permitted, once more with the user
 // and group of thread tid: a root supervisor without CAP_SYS_PTRACE may look

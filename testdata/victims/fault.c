@@ -10,6 +10,7 @@
 //	leased-again          a program that is leased and let go all the time, with arguments
 //	silent                a process whose own arguments nobody can read; it stays
 //	many                  two hundred threads as by page, and then none
+//	most                  as many, and what the next call says meanwhile
 //	none                  calls whose addresses lie where nobody may read
 #include "victim.h"
 #include <linux/fuse.h>
@@ -245,11 +246,17 @@ int main(int argc, char **argv)
 		fflush(stdout);
 		for (;;)
 			pause();
-	} else if (is(how, "many")) {
+	} else if (is(how, "many") || is(how, "most")) {
 		fd = hold(page);
 		for (int i = 0; i < 200; i++)
 			pthread_create(&threads[i], NULL, stuck, NULL);
-		usleep(500000);
+		if (is(how, "many"))
+			usleep(500000);
+		else // until as many wait as may
+			while (connect(socket(AF_INET, SOCK_DGRAM, 0), (void *)&(struct sockaddr_in){.sin_family = AF_INET}, sizeof(struct sockaddr_in)) == 0)
+				usleep(10000);
+		if (is(how, "most"))
+			say("connect", -1);
 		close(fd);
 		for (int i = 0; i < 200; i++)
 			pthread_join(threads[i], NULL);
