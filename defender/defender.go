@@ -386,6 +386,7 @@ func (d *Defender) startTarget(path string) error {
 		WatchFileTypes: d.needs(policy.NeedFileType),
 		WatchContent:   d.needs(policy.NeedContent),
 		WatchDigests:   d.needs(policy.NeedDigests),
+		DeniedPaths:    func() []string { return d.engine.Load().DeniedPaths() },
 		Examine:        d.examine,
 		WatchPrograms:  d.needs(policy.NeedModified | policy.NeedFileless | policy.NeedWritable | policy.NeedSetUID)}
 	if d.levels.Backend == supervisor.ByPtrace {

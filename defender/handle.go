@@ -219,7 +219,7 @@ func (d *Defender) program(p *supervisor.Program) policy.Program {
 	}
 	return policy.Program{
 		Typed: p.Typed, Path: p.Path, Interpreters: p.Interpreters,
-		Loaded: p.Loaded, Applet: p.Applet, Dev: p.Dev, Ino: p.Ino,
+		Loaded: p.Loaded, Applet: p.Applet, Within: p.Within, Dev: p.Dev, Ino: p.Ino,
 		Fileless: p.Fileless, Writable: p.Writable, SetUID: p.SetUID,
 		Digests: p.Digests, Modified: p.Changed.After(image), New: born.After(image),
 	}

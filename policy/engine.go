@@ -110,6 +110,16 @@ func (e *Engine) Rule() string {
 	return e.rule
 }
 
+// DeniedPaths returns the paths of programs that a list denies, in no order. A
+// file that has one of them beside the name it is started by has it in
+// Program.Within.
+func (e *Engine) DeniedPaths() []string {
+	if e == nil || e.processes == nil {
+		return nil
+	}
+	return e.processes.paths
+}
+
 // Refuses reports whether an event of section s could ever be refused. The
 // section NoSection stands for all of them.
 func (e *Engine) Refuses(s Section) bool {

@@ -199,6 +199,11 @@ type Program struct {
 	// Applet is the applet of a multi-call binary (busybox mkdir, or
 	// /bin/mkdir where that is busybox); "" if Path is none.
 	Applet string `json:"applet,omitzero"`
+	// Within are other names of the same files: in a root or in mounts of the
+	// target's own, and those of Engine.DeniedPaths that are hard links. A target
+	// can have any file by any name: they count for what is denied, never for
+	// what is allowed.
+	Within []string `json:"within,omitzero"`
 	// Command is argv as given, in a recording perhaps cut.
 	Command []string `json:"command,omitzero"`
 	// Dev and Ino identify the file judged; they are for the record and for

@@ -16,6 +16,7 @@ type processJudge struct {
 	exempt      *programs
 	checks      []active
 	strictest   Effect
+	paths       []string // that are denied
 }
 
 // parentJudge judges programs by who starts them.
@@ -54,6 +55,10 @@ func newProcesses(s *ProcessesSection, at string, f *faults) *processJudge {
 	}
 	if j.strictest == Disable {
 		return nil
+	}
+	j.paths = j.deny.literalPaths()
+	for i := range j.parents {
+		j.paths = append(j.paths, j.parents[i].programs.literalPaths()...)
 	}
 	return j
 }
@@ -198,6 +203,11 @@ func (l *programs) denies(p *Program) (what, name, entry string) {
 	}
 	if e, ok := l.name(p.Applet); ok {
 		return "applet " + strconv.Quote(p.Applet), p.Applet, e
+	}
+	for _, name := range p.Within {
+		if e, ok := l.file(clean(name)); ok {
+			return strconv.Quote(name), name, e
+		}
 	}
 	if len(l.digests) > 0 {
 		for _, d := range p.Digests {
@@ -359,6 +369,20 @@ func newPrograms(entries []string, digests bool, at string, f *faults) *programs
 		}
 	}
 	return l
+}
+
+// literalPaths returns the entries that are the path of one file. The nil list
+// has none.
+func (l *programs) literalPaths() (paths []string) {
+	if l == nil {
+		return nil
+	}
+	for entry := range l.literal {
+		if strings.Contains(entry, "/") {
+			paths = append(paths, entry)
+		}
+	}
+	return paths
 }
 
 // file returns the entry that names a file by its path or its base name. The

@@ -382,7 +382,7 @@ func programEntry(p *policy.Program) string {
 	case file == "":
 		file = p.Typed
 	}
-	if strings.Contains(file, "*") {
+	if strings.Contains(file, "*") || strings.IndexByte(file, '/') > 0 { // in mounts of the target's own
 		return neverAnEntry
 	}
 	return maskProgram(file)

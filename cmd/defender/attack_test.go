@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,7 +14,7 @@ import (
 func TestKin(t *testing.T) {
 	t.Parallel()
 	for _, way := range []string{
-		"orphan", "setsid", "parent", "thread-signal", "vm", "vm-apart", "vfork-chain", "ptrace", "pdeathsig",
+		"orphan", "setsid", "parent", "thread-signal", "vm", "vm-apart", "vfork-chain", "ptrace", "pdeathsig", "leader-gone",
 		"untraced", "untraced3", "untraced-seized", "untraced3-seized", "untraced-traceme",
 	} {
 		t.Run(way, func(t *testing.T) {
@@ -225,6 +226,95 @@ func TestFewThreads(t *testing.T) {
 	}
 }
 
+// TestNamedElsewhere starts a program under the name of one that is allowed, in a
+// root or in mounts of the target's own. Names there count for what is denied.
+func TestNamedElsewhere(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	for _, way := range []string{"named-chroot", "named-mount", "named-tree", "named-fd", "named-deleted", "named-root"} {
+		for _, uid := range []int{0, 1000} {
+			t.Run(fmt.Sprintf("%s/uid %d", way, uid), func(t *testing.T) {
+				t.Parallel()
+				argv := []string{victim("exec"), way, victim("prog-d"), victim("prog-a")}
+				if native := (run{uid: uid}).native(t, argv...); native.out != "prog-d ran\n" {
+					t.Skipf("not on every kernel, nor for everybody: %q %s", native.out, native.err)
+				}
+				for name, policy := range map[string]string{
+					"allowed": allowPrograms(victim("exec"), victim("prog-a")),
+					"denied":  strings.ReplaceAll(denyProgram, "prog-d", victim("prog-a")),
+				} {
+					r := run{uid: uid, policy: policy}.protected(t, argv...)
+					if r.out != "exec: EACCES\n" || len(r.of("explicitlyDeniedProcess")) != 1 {
+						t.Errorf("%s: %q %s, audits %+v", name, r.out, r.err, r.records)
+					}
+				}
+			})
+		}
+	}
+	t.Run("linked", func(t *testing.T) { // a second name
+		t.Parallel()
+		argv := []string{"sh", "-c", `ln "$0" innocent && exec ./innocent`, victim("prog-d")}
+		if r := (run{}).native(t, argv...); r.out != "prog-d ran\n" {
+			t.Skipf("not on every file system: %q %s", r.out, r.err)
+		}
+		r := run{policy: strings.ReplaceAll(denyProgram, "prog-d", victim("prog-d"))}.protected(t, argv...)
+		if r.out != "" || len(r.of("explicitlyDeniedProcess")) != 1 {
+			t.Errorf("%q %s, audits %+v", r.out, r.err, r.records)
+		}
+	})
+	t.Run("below", func(t *testing.T) { // another root does not make it another program
+		t.Parallel()
+		argv := []string{victim("exec"), "below", victim("prog-d")}
+		if r := (run{}).native(t, argv...); r.out != "prog-d ran\n" {
+			t.Fatalf("alone: %q %s", r.out, r.err)
+		}
+		r := run{policy: strings.ReplaceAll(denyProgram, "prog-d", victim("prog-d"))}.protected(t, argv...)
+		if r.out != "exec: EACCES\n" || len(r.of("explicitlyDeniedProcess")) != 1 {
+			t.Errorf("denied: %q %s, audits %+v", r.out, r.err, r.records)
+		}
+		if r := (run{policy: allowPrograms(victim("exec"), victim("prog-d"))}).protected(t, argv...); r.out != "prog-d ran\n" || len(r.audits()) > 0 {
+			t.Errorf("allowed: %q %s, audits %+v", r.out, r.err, r.records)
+		}
+	})
+}
+
+// TestLeaderGone starts programs from a process whose first thread has ended: it
+// is still known who starts them.
+func TestLeaderGone(t *testing.T) {
+	t.Parallel()
+	for parents, want := range map[string]string{"deny: [kin]": "exec: EACCES\n", "allow: [kin]": "prog-a ran\n"} {
+		policy := fmt.Sprintf("version: 1\nrules:\n  - name: r\n    processes: {effect: prevent, parents: [{programs: [prog-a], %s}]}\n", parents)
+		r := run{policy: policy}.protected(t, victim("kin"), "leader-gone", victim("prog-a"))
+		if r.out != want || len(r.audits()) != strings.Count(want, "EACCES") {
+			t.Errorf("%s: %q %s, audits %+v", parents, r.out, r.err, r.records)
+		}
+		for _, rec := range r.audits() {
+			if strings.Contains(rec.Msg, "not known") {
+				t.Errorf("%s: %s", parents, rec.Msg)
+			}
+		}
+	}
+}
+
+// TestTraceMe has processes ask to be traced by their parent, which is us: they go
+// on, and so does all that happens behind them.
+func TestTraceMe(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{"traceme", "orphan-traceme"} {
+		want := "traceme: ok\nprog-a ran\n"
+		if traced {
+			want = "traceme: EPERM\nprog-a ran\n" // it is
+		}
+		if r := (run{policy: denyProgram}).protected(t, victim("kin"), way, victim("prog-a")); r.out != want || len(r.audits()) > 0 {
+			t.Errorf("%s: %q %s, status %d, audits %+v", way, r.out, r.err, r.status, r.records)
+		}
+		refused := strings.ReplaceAll(want, "prog-a ran", "exec: EACCES")
+		if r := (run{policy: denyProgram}).protected(t, victim("kin"), way, victim("prog-d")); r.out != refused || len(r.audits()) != 1 {
+			t.Errorf("%s: %q %s, audits %+v", way, r.out, r.err, r.records)
+		}
+	}
+}
+
 // TestReachFirst attacks the supervisor where it is a container's first process.
 func TestReachFirst(t *testing.T) {
 	t.Parallel()
@@ -252,25 +342,6 @@ func TestReachGroup(t *testing.T) {
 	}
 }
 
-// TestTraceMe has processes ask to be traced by their parent, which is us: they go
-// on, and so does all that happens behind them.
-func TestTraceMe(t *testing.T) {
-	t.Parallel()
-	for _, way := range []string{"traceme", "orphan-traceme"} {
-		want := "traceme: ok\nprog-a ran\n"
-		if traced {
-			want = "traceme: EPERM\nprog-a ran\n" // it is
-		}
-		if r := (run{policy: denyProgram}).protected(t, victim("kin"), way, victim("prog-a")); r.out != want || len(r.audits()) > 0 {
-			t.Errorf("%s: %q %s, status %d, audits %+v", way, r.out, r.err, r.status, r.records)
-		}
-		refused := strings.ReplaceAll(want, "prog-a ran", "exec: EACCES")
-		if r := (run{policy: denyProgram}).protected(t, victim("kin"), way, victim("prog-d")); r.out != refused || len(r.audits()) != 1 {
-			t.Errorf("%s: %q %s, audits %+v", way, r.out, r.err, r.records)
-		}
-	}
-}
-
 // TestMostReceivers has as many calls wait for their memory as may: the next one
 // fails, and when they have it all is as before.
 func TestMostReceivers(t *testing.T) {
@@ -283,5 +354,47 @@ func TestMostReceivers(t *testing.T) {
 	}
 	if r.out != "connect: EAGAIN\nexec: ok\n" || r.status != 0 || len(r.audits()) > 0 {
 		t.Errorf("status %d: %q %s, audits %+v", r.status, r.out, r.err, r.records)
+	}
+}
+
+// TestInterpreterOfELF has the kernel start a program as what another one's file
+// names as its loader.
+func TestInterpreterOfELF(t *testing.T) {
+	t.Parallel()
+	argv := []string{victim("exec"), "interpreter", victim("prog-d"), victim("prog-a")}
+	if native := (run{}).native(t, argv...); native.out != "prog-d ran\n" {
+		t.Skipf("not on every kernel: %q %s", native.out, native.err)
+	}
+	r := run{policy: denyProgram}.protected(t, argv...)
+	if r.out != "exec: EACCES\n" || len(r.of("explicitlyDeniedProcess")) != 1 {
+		t.Errorf("protected: %q %s, audits %+v", r.out, r.err, r.records)
+	}
+	argv[2] = argv[3]
+	if r := (run{policy: denyProgram}).protected(t, argv...); r.out != "prog-a ran\n" || len(r.audits()) > 0 {
+		t.Errorf("allowed: %q %s, audits %+v", r.out, r.err, r.records)
+	}
+}
+
+// TestEmulated starts a program of another processor, for which the target has
+// an emulator registered in a user namespace of its own.
+func TestEmulated(t *testing.T) {
+	t.Parallel()
+	needTool(t, "unshare")
+	machine := map[string]string{"amd64": `\xb7\x00`, "arm64": `\x3e\x00`}[runtime.GOARCH] // of the other one
+	const script = `printf '\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\2\0' >p
+printf "$3" >>p; head -c 100 /dev/zero >>p; chmod +x p; mkdir m
+mount -t binfmt_misc none m && printf '%s' ":victim:M:18:$1::$2:" >m/register && exec ./p`
+	octal := map[string]string{"amd64": `\267\000`, "arm64": `\076\000`}[runtime.GOARCH]
+	argv := func(emulator string) []string {
+		return []string{"unshare", "-Urm", "sh", "-c", script, "sh", machine, victim(emulator), octal}
+	}
+	if native := (run{}).native(t, argv("prog-d")...); native.out != "prog-d ran\n" {
+		t.Skipf("needs Linux 6.7, for binfmt_misc in a user namespace: %q %s", native.out, native.err)
+	}
+	if r := (run{policy: denyProgram}).protected(t, argv("prog-a")...); r.out != "prog-a ran\n" || len(r.audits()) > 0 {
+		t.Errorf("allowed: %q %s, audits %+v", r.out, r.err, r.records)
+	}
+	if r := (run{policy: denyProgram}).protected(t, argv("prog-d")...); r.out != "" || len(r.of("swappedProcess")) != 1 {
+		t.Errorf("denied: %q %s, audits %+v", r.out, r.err, r.records)
 	}
 }

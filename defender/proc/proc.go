@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"appdefender/internal/sys"
 	"appdefender/policy"
 )
@@ -46,34 +48,69 @@ func Brief(pid int) policy.Process { return policy.Process{PID: pid, Path: path(
 
 var self = os.Getpid()
 
-// path returns the executable's path as the process itself names it.
+// path returns the executable's path as we know it, "" if nobody can say. When the first
+// thread of a process has ended, the others know.
 func path(pid int) string {
-	exe, err := readlink(pid, "exe")
+	exe := executable(pid)
+	for _, tid := range others(pid, exe == "") {
+		if exe = executable(tid); exe != "" {
+			break
+		}
+	}
+	return exe
+}
+
+func executable(tid int) string {
+	var fd int
+	err := sys.AsTarget(tid, func() (err error) {
+		fd, err = unix.Open(fmt.Sprintf("/proc/%d/exe", tid), unix.O_PATH|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
 		return ""
 	}
-	if root, err := readlink(pid, "root"); err == nil && root != "/" {
-		if rest, ok := strings.CutPrefix(exe, root); ok && strings.HasPrefix(rest, "/") {
-			exe = rest
-		}
+	defer unix.Close(fd)
+	exe, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return ""
 	}
-	return strings.TrimSuffix(exe, " (deleted)")
+	return sys.NameOf(fd, exe)
 }
 
-func readlink(pid int, name string) (to string, err error) {
-	err = sys.AsTarget(pid, func() error {
-		to, err = os.Readlink(fmt.Sprintf("/proc/%d/%s", pid, name))
-		return err
-	})
-	return to, err
+// others returns the threads of a process, if they are wanted.
+func others(pid int, wanted bool) (tids []int) {
+	if !wanted {
+		return nil
+	}
+	dir, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return nil
+	}
+	for _, entry := range dir {
+		if tid, err := strconv.Atoi(entry.Name()); err == nil && tid != pid {
+			tids = append(tids, tid)
+		}
+	}
+	return tids
 }
 
 const maxCommand = 64 << 10
 
+// command returns the arguments; see path.
 func command(pid int) []string {
+	args := arguments(pid)
+	for _, tid := range others(pid, args == nil) {
+		if args = arguments(tid); args != nil {
+			break
+		}
+	}
+	return args
+}
+
+func arguments(tid int) []string {
 	var f *os.File
-	err := sys.AsTarget(pid, func() (err error) {
-		f, err = os.Open(fmt.Sprintf("/proc/%d/cmdline", pid))
+	err := sys.AsTarget(tid, func() (err error) {
+		f, err = os.Open(fmt.Sprintf("/proc/%d/cmdline", tid))
 		return err
 	})
 	if err != nil {

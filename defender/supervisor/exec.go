@@ -116,11 +116,11 @@ func (c *Call) findProgram(pathAt uint64, dirfd, flags int) (f *file, typed stri
 		// say so by itself; the resolved file is judged all the same.
 		c.typed = name
 	}
-	typed = f.path
-	if name != "" {
-		typed = absolute(c.TID, dirfd, name)
+	if name == "" {
+		return f, f.known(), nil
 	}
-	return f, typed, nil
+	c.theirs = absolute(c.TID, dirfd, name)
+	return f, f.typed(c.theirs, strings.HasPrefix(name, "/")), nil
 }
 
 func (s *Supervisor) exited(pid int, status unix.WaitStatus) {
@@ -158,8 +158,12 @@ func (c *Call) verify(pid int, r Reply) *Program {
 		return nil
 	}
 	found := &Program{Dev: st.Dev, Ino: st.Ino}
-	if name, err := readlinkProc(pid, "exe"); err == nil {
-		found.Path, found.Typed = name, name
+	if fd, err := openProc(pid, "exe"); err == nil {
+		if name, err := nameOf(fd); err == nil {
+			found.Path = sys.NameOf(fd, name)
+			found.Typed = found.Path
+		}
+		unix.Close(fd)
 	}
 	var same bool
 	if loaded.id == c.Program.loads.id {

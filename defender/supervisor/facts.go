@@ -81,10 +81,11 @@ func (c *Call) named(f *file) bool {
 }
 
 // writable reports whether f is where programs do not belong: on a temporary
-// file system, in a folder for everybody, or itself everybody's.
+// file system, in a folder for everybody, in mounts of the target's own, or
+// itself everybody's.
 func writable(f *file) bool {
 	const others = 0o002
-	if f.stat.Mode&others != 0 {
+	if f.stat.Mode&others != 0 || strings.HasPrefix(f.known(), sys.Unreachable) {
 		return true
 	}
 	var fs unix.Statfs_t

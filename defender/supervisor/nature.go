@@ -32,6 +32,9 @@ type nature struct {
 	foreign   bool // of a call table that the target does not have
 	hidden    bool // may be executed but not read
 	head      string
+	// interpreter is the program that the kernel loads beside it, and starts: a
+	// loader, if all is as it should be (elf(5), PT_INTERP).
+	interpreter string
 }
 
 // headSize is how much of a file's beginning the kernel looks at: of
@@ -219,7 +222,8 @@ func readNature(r io.Reader, size int64) (n nature, err error) {
 	h := readELF(data)
 	n.foreign = h.second
 	// A library that is started by itself: it has nobody who loads it.
-	n.loader = h.typ == elf.ET_DYN && !h.interpreter && (h.soname || h.dynamic && bytes.Contains(data, loaderMark))
+	n.interpreter = h.interpreter
+	n.loader = h.typ == elf.ET_DYN && h.interpreter == "" && (h.soname || h.dynamic && bytes.Contains(data, loaderMark))
 	return n, cutShort(err)
 }
 
@@ -231,13 +235,16 @@ func cutShort(err error) error {
 	return err
 }
 
+// beyond is an interpreter whose name lies where nobody looks.
+const beyond = "\x00"
+
 // header is what the beginning of an ELF file tells (elf(5)).
 type header struct {
 	typ         elf.Type
-	second      bool // for one of the secondTables
-	interpreter bool // PT_INTERP
-	dynamic     bool // PT_DYNAMIC
-	soname      bool // DT_SONAME
+	second      bool   // for one of the secondTables
+	interpreter string // PT_INTERP
+	dynamic     bool   // PT_DYNAMIC
+	soname      bool   // DT_SONAME
 }
 
 // secondTables are the machines of 32-bit programs that a processor runs with
@@ -246,6 +253,13 @@ type header struct {
 var secondTables = map[string][]elf.Machine{
 	"amd64": {elf.EM_386},
 	"arm64": {elf.EM_ARM},
+}
+
+// nativeELF reports whether a file that begins so is a program of this processor.
+// One of another may have an emulator registered (binfmt_misc).
+func nativeELF(head string) bool {
+	native := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[runtime.GOARCH]
+	return strings.HasPrefix(head, elf.ELFMAG) && len(head) >= 20 && elf.Machine(binary.LittleEndian.Uint16([]byte(head[18:20]))) == native
 }
 
 // Sizes of a program header in files of 64 and 32 bits.
@@ -277,7 +291,15 @@ func readELF(data []byte) (h header) {
 		at += size
 		switch elf.ProgType(le.Uint32(segment)) {
 		case elf.PT_INTERP:
-			h.interpreter = true
+			from, length := le.Uint64(segment[8:]), le.Uint64(segment[32:])
+			if h.interpreter != "" {
+				continue // the kernel takes the first
+			}
+			h.interpreter = beyond
+			if from < uint64(len(data)) && length <= uint64(len(data))-from {
+				name, _, _ := bytes.Cut(data[from:from+length], []byte{0})
+				h.interpreter = string(name)
+			}
 		case elf.PT_DYNAMIC:
 			h.dynamic = true
 			from, length := le.Uint64(segment[8:]), le.Uint64(segment[32:])

@@ -19,6 +19,8 @@ type file struct {
 	fd   int
 	path string // as the target names it: below its own root
 	full string // as we name it: below the container's root
+	root string // of the target, as we name it; "" where it is ours
+	ours bool   // full led us to it
 	stat unix.Stat_t
 }
 
@@ -27,6 +29,32 @@ func (f *file) close() {
 		unix.Close(f.fd)
 		f.fd = -1
 	}
+}
+
+// known returns the name that rules know f by: ours. Below another root, or in
+// other mounts, a target can have any file by any name.
+func (f *file) known() string {
+	if !f.ours {
+		f.full, f.ours = sys.NameOf(f.fd, f.full), true
+	}
+	return f.full
+}
+
+// typed returns in the same way the name that f was asked for by; name is
+// absolute, or below a folder that /proc has named. It is that of f where it does
+// not lead us to f.
+func (f *file) typed(name string, absolute bool) string {
+	if absolute && f.root == "" {
+		return name
+	}
+	if absolute {
+		name = path.Join(f.root, name)
+	}
+	var st unix.Stat_t
+	if unix.Stat(name, &st) == nil && f.id() == (id{st.Dev, st.Ino}) {
+		return name
+	}
+	return f.known()
 }
 
 // id tells files apart.
@@ -68,7 +96,8 @@ func lookup(tid int, pid func() int, dirfd int, name string) (*file, error) {
 // Both stay the caller's.
 func lookupFrom(root root, base, tid int, pid func() int, name string) (*file, error) {
 	scope := uint64(unix.RESOLVE_IN_ROOT)
-	if name[0] == '/' {
+	plain := name[0] == '/' // from our root, where it is the target's
+	if plain {
 		base = root.fd
 	} else {
 		scope = 0
@@ -87,11 +116,15 @@ func lookupFrom(root root, base, tid int, pid func() int, name string) (*file, e
 	// container profile that does not know the call.
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EPERM) {
 		fd, err = walk(root.fd, base, tid, pid, name)
+		plain = false
 	}
 	if err != nil {
 		return nil, err
 	}
 	f, err := newFile(fd, root)
+	if err == nil && plain && f.root == "" {
+		f.ours = true
+	}
 	if err == nil && f.stat.Dev == procDev && f.stat.Mode&unix.S_IFMT != unix.S_IFLNK {
 		f.close()
 		if fd, err = walk(root.fd, base, tid, pid, name); err == nil { // it may be behind a "self" that is us
@@ -161,7 +194,9 @@ func newFile(fd int, root root) (*file, error) {
 		f.path = name
 		return f, nil
 	}
+	f.root = "/"
 	if prefix, err := nameOf(root.fd); err == nil && prefix != "/" {
+		f.root = prefix
 		if rest, ok := strings.CutPrefix(name, prefix); ok && strings.HasPrefix(rest, "/") {
 			name = rest
 		}

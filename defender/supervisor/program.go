@@ -3,15 +3,17 @@ package supervisor
 import (
 	"bytes"
 	"crypto"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"appdefender/internal/sys"
 )
 
 // Program is what an exec would start, with every name it goes by; the fields
@@ -22,6 +24,7 @@ type Program struct {
 	Interpreters []string
 	Loaded       string
 	Applet       string
+	Within       []string
 	Dev, Ino     uint64
 	Facts
 	// Digests are the SHA-256 of Path, the Interpreters and Loaded, in that
@@ -40,7 +43,7 @@ type Program struct {
 	nature  nature
 	digest  string   // its SHA-256, if that is wanted
 	exam    any      // what Examine has said of it
-	elf     bool     // it is ELF: nothing but it can be loaded
+	elf     bool     // it is ELF, of this processor: nothing but it can be loaded
 	gains   bool     // it gains privileges: set-uid, set-gid or capabilities
 	command []string // what the new process's argv must be, where a name hangs on it
 }
@@ -51,7 +54,11 @@ const maxScripts = 5 // nested interpreters the kernel follows (exec_binprm)
 //
 // An errno is what execve itself would say; an unreadable error is ours.
 func (c *Call) program(f *file, typed string) (*Program, error) {
-	p := &Program{Typed: typed, Path: f.path, Dev: f.stat.Dev, Ino: f.stat.Ino}
+	p := &Program{Typed: typed, Dev: f.stat.Dev, Ino: f.stat.Ino}
+	p.Path = c.name(p, f)
+	if c.theirs != "" {
+		p.within(c.theirs, typed)
+	}
 	at, err := c.interpreted(p, f)
 	if at != f {
 		defer at.close()
@@ -64,7 +71,7 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 	}
 	is := p.nature
 	p.loads, p.Foreign = versionOf(&at.stat), is.foreign
-	p.elf = is.hidden || strings.HasPrefix(is.head, elf.ELFMAG)
+	p.elf = is.hidden || nativeELF(is.head)
 	p.gains = at.stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 	c.facts(p, at, true)
 	if n := len(p.Digests); n > 0 {
@@ -72,6 +79,13 @@ func (c *Call) program(f *file, typed string) (*Program, error) {
 	}
 	if n := len(p.Examined); n > 0 {
 		p.exam = p.Examined[n-1]
+	}
+	if is.interpreter != "" {
+		started, err := c.startedBy(p, is.interpreter)
+		if err != nil {
+			return nil, err
+		}
+		is.multiCall = is.multiCall || started.multiCall
 	}
 	if is.loader || is.multiCall {
 		if p.command == nil {
@@ -102,7 +116,7 @@ func (c *Call) interpreted(p *Program, f *file) (at *file, err error) {
 		}
 		c.look(p, at)
 		if at != f {
-			p.Interpreters = append(p.Interpreters, at.path)
+			p.Interpreters = append(p.Interpreters, c.name(p, at))
 		}
 		interpreter, arg, ok := shebang(p.nature.head)
 		if !ok {
@@ -131,6 +145,28 @@ func (c *Call) interpreted(p *Program, f *file) (at *file, err error) {
 			at.close()
 		}
 		at = next
+	}
+}
+
+// name returns what rules know f by, and notes in p what else it is called.
+func (c *Call) name(p *Program, f *file) string {
+	known := f.known()
+	p.within(f.path, known)
+	if c.s.cfg.DeniedPaths == nil || f.stat.Nlink < 2 && !strings.HasPrefix(known, sys.Unreachable) {
+		return known
+	}
+	for _, denied := range c.s.cfg.DeniedPaths() {
+		var st unix.Stat_t
+		if unix.Lstat(denied, &st) == nil && f.id() == (id{st.Dev, st.Ino}) {
+			p.within(denied, known)
+		}
+	}
+	return known
+}
+
+func (p *Program) within(theirs, known string) {
+	if theirs != known && !slices.Contains(p.Within, theirs) {
+		p.Within = append(p.Within, theirs)
 	}
 }
 
@@ -171,6 +207,31 @@ func (e *Executable) Once(what any, find func(io.Reader) (any, error)) (any, err
 	return result, err
 }
 
+// startedBy adds to the interpreters what the kernel loads beside an ELF program
+// and starts in its place, unless that is a loader: it may be any program. It is
+// opened again by the kernel; of a name that leads elsewhere by then the exec's
+// stop tells nothing.
+func (c *Call) startedBy(p *Program, name string) (is nature, err error) {
+	if name == beyond {
+		return is, errUnreadable(errors.New("its interpreter is named beyond what is read of a program"))
+	}
+	f, err := lookup(c.TID, c.PID, unix.AT_FDCWD, name)
+	if err != nil {
+		return is, nil //nolint:nilerr // nothing will run
+	}
+	defer f.close()
+	if f.stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return is, nil
+	}
+	if is, _, err = c.s.natures.of(c, f); err != nil || is.loader {
+		return is, err
+	}
+	p.Interpreters = append(p.Interpreters, c.name(p, f))
+	c.look(p, f)
+	c.facts(p, f, false)
+	return is, nil
+}
+
 // behind tells which function of a multi-call binary, or which program behind
 // a loader, the arguments name: that program may be a multi-call binary again.
 func (c *Call) behind(p *Program, is nature, command []string) error {
@@ -185,7 +246,7 @@ func (c *Call) behind(p *Program, is nature, command []string) error {
 			return nil // nothing will run
 		}
 		defer f.close()
-		p.Loaded = f.path
+		p.Loaded = c.name(p, f)
 		c.facts(p, f, false)
 		c.look(p, f)
 		if f.stat.Mode&unix.S_IFMT != unix.S_IFREG {

@@ -98,6 +98,7 @@ type Call struct {
 	argv     []string
 	argvCut  bool
 	typed    string // the path execve passes on to an interpreter
+	theirs   string // the path as typed, absolute for the target
 	socket   int    // duplicate of the target's socket; -1 if none
 	kind     kind   // of the socket
 	sockaddr []byte // as the target gave it
@@ -134,6 +135,9 @@ type Config struct {
 	WatchContent func() bool
 	// WatchDigests reports whether Digests of programs are to be found.
 	WatchDigests func() bool
+	// DeniedPaths are those that a program is compared with which has more names
+	// than one; nil has none.
+	DeniedPaths func() []string
 	// Examine is called for each file that an exec would run, and once more for
 	// what was loaded if that may have been changed in between: then it must
 	// say the same, by reflect.DeepEqual. nil is not called.

@@ -1,8 +1,11 @@
-// exec WAY PATH [ARG…]: starts PATH in one of many ways.
+// exec WAY PATH [ARG…]: starts PATH in one of many ways. In those by another name
+// the first ARG is that name.
 #include "victim.h"
 
+#include <link.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sys/mount.h>
 
 #ifndef AT_EXECVE_CHECK
 #define AT_EXECVE_CHECK 0x10000
@@ -239,6 +242,174 @@ static int many(int n)
 	return execve(path, more, environ);
 }
 
+// Copies PATH to a name, whose folders are made.
+static void copy_to(const char *name)
+{
+	char buf[65536], dir[PATH_MAX];
+	ssize_t n;
+	int from = open(path, O_RDONLY | O_CLOEXEC), to;
+
+	strcpy(dir, name);
+	for (char *p = dir + 1; (p = strchr(p, '/')); *p++ = '/') {
+		*p = 0;
+		mkdir(dir, 0755);
+	}
+	to = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
+	while ((n = read(from, buf, sizeof buf)) > 0)
+		if (write(to, buf, n) != n)
+			die("write");
+	close(to); // or it is busy
+	close(from);
+}
+
+// A folder in which PATH has a name.
+static char *jail(const char *name)
+{
+	static char dir[] = "jail-XXXXXX", file[PATH_MAX];
+
+	if (!mkdtemp(dir))
+		die("mkdtemp");
+	snprintf(file, sizeof file, "%s%s", dir, name);
+	copy_to(file);
+	return dir;
+}
+
+// Mounts of our own, as root or in a user namespace.
+static void own_mounts(void)
+{
+	if (unshare((geteuid() ? CLONE_NEWUSER : 0) | CLONE_NEWNS) || mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		die("unshare");
+}
+
+static void mount_over(const char *name)
+{
+	own_mounts();
+	if (mount(path, name, NULL, MS_BIND, NULL))
+		die("mount");
+}
+
+// A copy of another program, whose interpreter, which the kernel starts in its
+// place, is PATH.
+static int interpreted(const char *program)
+{
+	const char *interpreter = path;
+	ElfW(Ehdr) *e;
+	ElfW(Phdr) *p;
+	struct stat st;
+	int fd, i;
+
+	path = program;
+	copy_to("innocent");
+	if ((fd = open("innocent", O_RDWR | O_CLOEXEC)) < 0 || fstat(fd, &st) < 0)
+		die("innocent");
+	e = mmap(NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (e == MAP_FAILED)
+		die("mmap");
+	p = (void *)((char *)e + e->e_phoff);
+	for (i = 0; i < e->e_phnum && p[i].p_type != PT_NOTE; i++)
+		;
+	if (i == e->e_phnum || pwrite(fd, interpreter, strlen(interpreter) + 1, st.st_size) < 0)
+		die("no note");
+	p[i] = (ElfW(Phdr)){.p_type = PT_INTERP, .p_offset = st.st_size, .p_filesz = strlen(interpreter) + 1};
+	munmap(e, st.st_size);
+	close(fd);
+	return execve("./innocent", args, environ);
+}
+
+static const char *another;
+
+// In a process that shares our descriptors and nothing else.
+static void mounts_and_opens(void)
+{
+	mount_over(another);
+	dup2(open(another, O_PATH), 200);
+}
+
+// The same with a file that is removed from where it was.
+static void removes(void)
+{
+	char dir[PATH_MAX], saved[] = "saved-XXXXXX";
+
+	strcpy(dir, another);
+	*strrchr(dir, '/') = 0;
+	if (!mkdtemp(saved))
+		die("mkdtemp");
+	own_mounts();
+	if (mount(dir, saved, NULL, MS_BIND, NULL) || mount("none", dir, "tmpfs", 0, NULL))
+		die("mount");
+	snprintf(dir, sizeof dir, "%s%s", saved, strrchr(path, '/'));
+	path = dir;
+	copy_to(another);
+	dup2(open(another, O_RDONLY), 200);
+	unlink(another);
+}
+
+// Its mounts stay as long as it does.
+static int opened_by(void (*f)(void))
+{
+	int fds[2];
+	pid_t pid;
+
+	if (pipe2(fds, O_CLOEXEC))
+		die("pipe");
+	if ((pid = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0)) == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		f();
+		if (write(fds[1], "", 1) != 1)
+			die("write");
+		pause();
+	}
+	while (poll(&(struct pollfd){fds[0], POLLIN, 0}, 1, 10) == 0)
+		if (waitpid(pid, NULL, WNOHANG) != 0)
+			die("it has ended");
+	return 200;
+}
+
+// Starts PATH by another name, in a root or in mounts of its own.
+static int named(const char *way, const char *name)
+{
+	char text[PATH_MAX];
+	int fds[2];
+	pid_t pid;
+
+	another = name;
+	if (is(way, "named-chroot")) {
+		char *dir = jail(name);
+
+		if ((geteuid() && unshare(CLONE_NEWUSER)) || chroot(dir) || chdir("/"))
+			die("chroot");
+		return execve(name, args, environ);
+	}
+	if (is(way, "named-mount")) {
+		mount_over(name);
+		return execve(name, args, environ);
+	}
+	if (is(way, "named-tree")) { // a mount that is nowhere
+		char *dir = jail(name);
+
+		own_mounts();
+		return at(syscall(428 /* open_tree */, AT_FDCWD, dir, 1 /* OPEN_TREE_CLONE */), name + 1, 0);
+	}
+	if (is(way, "named-fd"))
+		return at(opened_by(mounts_and_opens), "", AT_EMPTY_PATH);
+	if (is(way, "named-deleted"))
+		return at(opened_by(removes), "", AT_EMPTY_PATH);
+	if (pipe(fds))
+		die("pipe");
+	if ((pid = fork()) == 0) { // named-root: another process's
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		mount_over(name);
+		if (write(fds[1], "", 1) != 1)
+			die("write");
+		pause();
+	}
+	if (read(fds[0], text, 1) != 1)
+		die("read");
+	snprintf(text, sizeof text, "/proc/%d/root%s", pid, name);
+	execve(text, args, environ);
+	return kill(pid, SIGKILL), errno = EACCES, -1;
+}
+
 int main(int argc, char **argv)
 {
 	const char *way = argv[1];
@@ -304,7 +475,18 @@ int main(int argc, char **argv)
 		execve("/proc/self/exe", (char *[]){"again", "plain", argv[2], NULL}, environ);
 	else if (is(way, "symlinks"))
 		symlinked();
-	else if (is(way, "thread")) {
+	else if (strncmp(way, "named-", 6) == 0)
+		named(way, argv[3]);
+	else if (is(way, "interpreter"))
+		interpreted(argv[3]);
+	else if (is(way, "below")) { // its folder is the root
+		char *slash = strrchr(argv[2], '/');
+		*slash = 0;
+		if (chroot(argv[2]) || chdir("/"))
+			die("chroot");
+		*slash = '/';
+		execve(slash, args, environ);
+	} else if (is(way, "thread")) {
 		pthread_t t;
 		pthread_create(&t, NULL, in_thread, NULL);
 		pthread_join(t, NULL);
