@@ -232,8 +232,7 @@ func (c *Child) Forward(stop <-chan struct{}) {
 		for {
 			select {
 			case <-stop:
-				signal.Stop(signals)
-				return
+				return // and what comes until our end is caught: the default action would be another status than the target's
 			case s := <-signals:
 				c.pass(s.(syscall.Signal))
 			}
