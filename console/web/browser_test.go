@@ -19,18 +19,18 @@ import (
 	"appdefender/wire"
 )
 
-// tab is a page of a bench in a real browser.
-type tab struct {
+// screen is a page of a bench in a real browser.
+type screen struct {
 	*bench
 	*chrome.Tab
 }
 
-func newTab(t *testing.T, b *bench) *tab {
+func newTab(t *testing.T, b *bench) *screen {
 	t.Helper()
-	return &tab{b, chrome.New(t, chrome.Config{URL: b.url, Shots: os.Getenv("WEB_SHOTS")})}
+	return &screen{b, chrome.New(t, chrome.Config{URL: b.url, Shots: os.Getenv("WEB_SHOTS")})}
 }
 
-func (p *tab) signIn(name string) {
+func (p *screen) signIn(name string) {
 	p.t.Helper()
 	p.Open(console.SignInPath)
 	p.Type("#name", name)
@@ -40,7 +40,7 @@ func (p *tab) signIn(name string) {
 }
 
 // choose clicks an effect.
-func (p *tab) choose(id, effect string) {
+func (p *screen) choose(id, effect string) {
 	p.t.Helper()
 	p.Click(fmt.Sprintf(`#%s-effect label.%s`, id, effect))
 }
