@@ -54,18 +54,12 @@ type signs struct {
 //
 // All of them have a colon or two dashes.
 func minerSigns(arg string) (found signs) {
-	for i := nextSign(arg, 0); i >= 0; i = nextSign(arg, i+1) {
-		switch {
-		case arg[i] == '-':
-			if found.option == "" {
-				found.option = minerOption(arg[i:])
-			}
-		case arg[i+1] == '/':
+	for i := nextColon(arg, 0); i >= 0; i = nextColon(arg, i+1) {
+		if arg[i+1] == '/' {
 			if strings.HasPrefix(arg[i:], "://") && stratumScheme(arg[:i]) {
-				found.stratum = true
-				return found
+				return signs{stratum: true}
 			}
-		case found.pool == "":
+		} else if found.pool == "" {
 			start := i
 			for start > 0 && hostByte(arg[start-1]) {
 				start--
@@ -73,63 +67,70 @@ func minerSigns(arg string) (found signs) {
 			found.pool = pool(arg[start:i])
 		}
 	}
+	for i := nextOption(arg, 0); i >= 0 && found.option == ""; i = nextOption(arg, i+1) {
+		found.option = minerOption(arg[i:])
+	}
 	return found
 }
 
-// nextSign returns where from at on there is the colon of a URL or behind a
-// host that may be a pool's, or the dashes of an option that may be a miner's;
-// -1 is nowhere.
-func nextSign(arg string, at int) int {
-	colon, dash, one, high := octets.colon, octets.dash, octets.one, octets.high
+// nextColon returns where from at on there is the colon of a URL or behind a
+// host that may be a pool's; -1 is nowhere.
+func nextColon(arg string, at int) int {
+	colon, one, high := octets.colon, octets.one, octets.high
 	rest := arg[at:]
-	for ; len(rest) > 9; rest = rest[8:] {
-		x, next := eight(rest), eight(rest[1:])
-		colons, dashes := x^colon, (x^dash)|(next^dash)
-		lessC, lessD := colons-one, dashes-one
-		if (lessC|lessD)&high == 0 {
-			continue // no byte of either is 0
+	for ; len(rest) > 8; rest = rest[8:] {
+		x := eight(rest) ^ colon
+		less := x - one
+		if less&high == 0 {
+			continue
 		}
-		third := eight(rest[2:])
-		for m := (lessC&^colons | lessD&^dashes) & high; m != 0; m &= m - 1 {
-			b := bits.TrailingZeros64(m) &^ 7
-			if byte(x>>b) == '-' && optionStarts[third>>b&31] == 0 {
-				continue // no option's first letter
-			}
-			i := len(arg) - len(rest) + b/8
-			if i > 6 && i+4 <= len(arg) { // what most are is told without a call
-				around := arg[i-6 : i+4]
-				switch next := around[7]; {
-				case around[6] == '-':
-					if !optionStarts.has(around[8], around[9]) {
-						continue
-					}
-				case next == '/': // of a longer scheme than http
-					if !schemeByte(around[0]) || !schemeByte(around[1]) {
-						continue
-					}
-				case !digit(next), !poolEnds.has(around[4], around[5]):
-					continue
-				}
-			}
-			if isSign(arg, i) {
+		for m := less &^ x & high; m != 0; m &= m - 1 {
+			if i := len(arg) - len(rest) + bits.TrailingZeros64(m)/8; leads(arg, i) {
 				return i
 			}
 		}
 	}
 	for at = len(arg) - len(rest); at < len(arg); at++ {
-		if isSign(arg, at) {
+		if leads(arg, at) {
 			return at
 		}
 	}
 	return -1
 }
 
-// isSign reports whether nextSign returns i.
-func isSign(arg string, i int) bool {
-	if arg[i] == '-' {
-		return i+3 < len(arg) && arg[i+1] == '-' && optionStarts.has(arg[i+2], arg[i+3])
+// leads reports whether nextColon returns i.
+func leads(arg string, i int) bool {
+	if arg[i] != ':' || i < 2 || i+1 >= len(arg) {
+		return false
 	}
-	return i > 1 && i+1 < len(arg) && arg[i] == ':' && (arg[i+1] == '/' || digit(arg[i+1]) && poolEnds.has(arg[i-2], arg[i-1]))
+	behind := arg[i+1]
+	return behind == '/' && schemeByte(arg[i-1]) || digit(behind) && poolEnds.has(arg[i-2], arg[i-1])
+}
+
+// nextOption returns where from at on there are the dashes of an option that
+// may be a miner's; -1 is nowhere.
+func nextOption(arg string, at int) int {
+	dash, one, high := octets.dash, octets.one, octets.high
+	rest := arg[at:]
+	for ; len(rest) > 11; rest = rest[8:] {
+		dashes := (eight(rest) ^ dash) | (eight(rest[1:]) ^ dash)
+		less := dashes - one
+		if less&high == 0 {
+			continue // no byte is 0
+		}
+		for m := less &^ dashes & high; m != 0; m &= m - 1 {
+			i := bits.TrailingZeros64(m) / 8
+			if optionStarts.has(rest[i+2], rest[i+3]) {
+				return len(arg) - len(rest) + i
+			}
+		}
+	}
+	for at = len(arg) - len(rest); at+3 < len(arg); at++ {
+		if arg[at] == '-' && arg[at+1] == '-' && optionStarts.has(arg[at+2], arg[at+3]) {
+			return at
+		}
+	}
+	return -1
 }
 
 var minerOptions = []string{
