@@ -147,7 +147,7 @@ func (d *Defender) describe(c *supervisor.Call) policy.Event {
 	case c.Op == supervisor.RawSocket:
 		ev.Kind, ev.Proto = policy.RawSocket, c.Network
 	case c.Network == supervisor.NetworkUnix:
-		ev.Kind, ev.File = policy.UnixConnect, policy.File{Path: c.File.Path, Typed: c.File.Typed}
+		ev.Kind, ev.File = policy.UnixConnect, policy.File{Path: c.File.Path, Typed: c.File.Typed, Shared: c.File.Shared}
 	case c.Op == supervisor.Bind || c.Op == supervisor.Listen:
 		ev.Kind, ev.Addr, ev.Proto = policy.Listen, c.Addr, c.Network
 	default:

@@ -271,6 +271,8 @@ type File struct {
 	// Image says that the file was there when the target started (see
 	// NeedFileType).
 	Image bool `json:"image,omitzero"`
+	// Shared says that a socket has other names besides Path (hard links).
+	Shared bool `json:"shared,omitzero"`
 	// MD5 and SHA256 are of a "written" file, in lower-case hexadecimals (see
 	// NeedContent).
 	MD5    string `json:"md5,omitzero"`

@@ -23,10 +23,12 @@ func (j *unixJudge) judge(file *File) (Detection, string) {
 			return DeniedUnix, listed(quote(file.Typed), file.Typed, entry)
 		}
 	}
-	if j.allow != nil {
-		if _, ok := j.allow.match(file.Path); !ok {
-			return DeniedUnix, notListed(file.name())
-		}
+	_, allowed := j.allow.match(file.Path)
+	switch {
+	case j.allow != nil && !allowed:
+		return DeniedUnix, notListed(file.name())
+	case j.deny != nil && file.Shared && !allowed:
+		return DeniedUnix, file.name() + " has other names, of which one may be on the deny list"
 	}
 	return NothingDetected, ""
 }

@@ -246,6 +246,30 @@ func TestUnixWays(t *testing.T) {
 	}
 }
 
+// TestUnixHardLink reaches a socket by a name that nobody denied: that it has
+// another one is enough where there is a deny list, unless the name is allowed.
+func TestUnixHardLink(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, unix, want string }{
+		{"denied", `{deny: ["SOCKET"]}`, "connect: EACCES\n"},
+		{"another denied", `{deny: ["/nowhere"]}`, "connect: EACCES\n"},
+		{"allowed by that name", `{deny: ["/nowhere"], allow: [hard]}`, "connect: ok\nseen: me\n"},
+		{"allowed by the other", `{allow: ["SOCKET"]}`, "connect: EACCES\n"},
+		{"nothing denied", `{allow: ["*"]}`, "connect: ok\nseen: me\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := workDir(t, 0)
+			path := filepath.Join(dir, fmt.Sprintf("h%d", runs.Add(1)))
+			unixSinks(t, path)
+			r := run{dir: dir, policy: networkRule("unix: " + strings.ReplaceAll(c.unix, "SOCKET", path))}.protected(t, victim("unix"), "hard-link", path)
+			if told := r.of("explicitlyDeniedUnixSocket"); r.out != c.want || (len(told) == 1) != strings.HasSuffix(c.want, "EACCES\n") {
+				t.Errorf("%q %s, want %q; audits %+v", r.out, r.err, c.want, r.records)
+			}
+		})
+	}
+}
+
 // TestRenamed starts a multi-call program or a loader under another name, to
 // do what is denied.
 func TestRenamed(t *testing.T) {

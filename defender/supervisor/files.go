@@ -29,6 +29,9 @@ type File struct {
 	Type string
 	Born time.Time
 
+	// Shared says that the socket of a connect has other names, too.
+	Shared bool
+
 	// Replaced is what a rename puts something else in the place of; nil if
 	// there is nothing.
 	Replaced *File

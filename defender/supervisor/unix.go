@@ -84,6 +84,6 @@ func (c *Call) unixPath(name []byte) error {
 	if f.stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return unix.ECONNREFUSED
 	}
-	c.File.Path = f.full
+	c.File.Path, c.File.Shared = f.full, f.stat.Nlink > 1
 	return c.pending()
 }
