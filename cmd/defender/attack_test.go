@@ -398,3 +398,15 @@ mount -t binfmt_misc none m && printf '%s' ":victim:M:18:$1::$2:" >m/register &&
 		t.Errorf("denied: %q %s, audits %+v", r.out, r.err, r.records)
 	}
 }
+
+// TestFewDescriptors has more processes connect than the supervisor may have
+// descriptors.
+func TestFewDescriptors(t *testing.T) {
+	t.Parallel()
+	needTool(t, "prlimit")
+	r := run{policy: denyNetwork("127.0.0.2"), wrap: []string{"prlimit", "--nofile=128"}}.protected(t,
+		"sh", "-c", `for i in $(seq 150); do "$0" connect 127.0.0.1 1; done`, victim("net"))
+	if want := strings.Repeat("connect: ECONNREFUSED\n", 150); r.out != want || r.err != "" || len(r.audits()) > 0 {
+		t.Errorf("%q %s, audits %+v", r.out, r.err, r.audits())
+	}
+}

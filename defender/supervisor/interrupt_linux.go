@@ -68,12 +68,21 @@ type watch struct {
 	running bool
 }
 
-// maxBlocked leaves receivers for calls that do not block, and threads for the
-// target: each call that blocks takes one of ours, and a Go program that gets
-// no thread dies.
-var maxBlocked = sync.OnceValue(func() int { return blockable(threadLimit()) })
+// maxBlocked leaves receivers and descriptors for calls that do not block, and
+// threads for the target: each call that blocks takes one of ours, and a Go
+// program that gets no thread dies.
+var maxBlocked = sync.OnceValue(func() int { return blockable(threadLimit(), fileLimit()) })
 
-func blockable(threads uint64) int { return int(min(early.Slots-64, threads/4)) }
+func blockable(threads, files uint64) int { return int(min(early.Slots-64, threads/4, files/8)) }
+
+// fileLimit returns how many descriptors we may have.
+func fileLimit() uint64 {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) != nil {
+		return math.MaxUint64
+	}
+	return l.Cur // which is the most that we may have: the Go runtime sees to it
+}
 
 // threadLimit returns how many threads this user and this container may have.
 func threadLimit() uint64 {

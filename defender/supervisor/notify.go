@@ -64,12 +64,14 @@ func Notify(listener int, cfg Config) *Supervisor {
 	return s
 }
 
-// maxReceivers leaves threads for the target, as maxBlocked does: what a target
+// maxReceivers leaves threads for the target and descriptors, as maxBlocked does: what a target
 // serves by itself may keep every receiver that reads it. Beyond that calls
 // fail with EAGAIN.
-var maxReceivers = sync.OnceValue(func() int { return receivable(threadLimit()) })
+var maxReceivers = sync.OnceValue(func() int { return receivable(threadLimit(), fileLimit()) })
 
-func receivable(threads uint64) int { return int(max(8, min(early.Slots-32, threads/3))) }
+func receivable(threads, files uint64) int {
+	return int(max(8, min(early.Slots-32, threads/3, files/6)))
+}
 
 // maxParked is how many receivers are kept for later.
 const maxParked = 8

@@ -43,3 +43,27 @@ func TestHold(t *testing.T) {
 		t.Error("it was let go, and the next has to wait")
 	}
 }
+
+// TestBounds leaves threads and descriptors for others.
+func TestBounds(t *testing.T) {
+	const many = 1 << 20
+	for _, test := range []struct {
+		threads, files             uint64
+		blocks, receives, remember int
+	}{
+		{many, many, 4032, 4064, 64},
+		{1600, many, 400, 533, 64},
+		{many, 1024, 128, 170, 4},
+		{20, 64, 5, 8, 1},
+	} {
+		if n := blockable(test.threads, test.files); n != test.blocks {
+			t.Errorf("%d threads, %d descriptors: %d calls may block", test.threads, test.files, n)
+		}
+		if n := receivable(test.threads, test.files); n != test.receives {
+			t.Errorf("%d threads, %d descriptors: %d receivers", test.threads, test.files, n)
+		}
+		if n := keepable(test.files); n != test.remember {
+			t.Errorf("%d descriptors: %d pidfds a receiver", test.files, n)
+		}
+	}
+}

@@ -118,6 +118,9 @@ func lookupFrom(root root, base, tid int, pid func() int, name string) (*file, e
 		fd, err = walk(root.fd, base, tid, pid, name)
 		plain = false
 	}
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) {
+		err = errUnreadable(err) // it is we who lack what the walk takes
+	}
 	if err != nil {
 		return nil, err
 	}

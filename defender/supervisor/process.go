@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,10 @@ func processOf(tid int) int {
 // and while it lives its number means nobody else.
 type pids map[int]int
 
-const maxPids = 64
+// maxPids is how many a receiver keeps.
+var maxPids = sync.OnceValue(func() int { return keepable(fileLimit()) })
+
+func keepable(files uint64) int { return int(max(1, min(64, files/256))) }
 
 // getFD duplicates descriptor fd of thread tid into this process.
 //
@@ -39,6 +43,15 @@ const maxPids = 64
 // A thread with a table of its own (unshare(2), CLONE_FILES) has another file
 // under the number: what the first one has there says nothing about the call.
 func (p pids) getFD(c *Call, fd int) (int, error) {
+	got, err := p.duplicate(c, fd)
+	if errors.Is(err, unix.EMFILE) {
+		p.forget()
+		got, err = p.duplicate(c, fd)
+	}
+	return got, err
+}
+
+func (p pids) duplicate(c *Call, fd int) (int, error) {
 	if pidfd, ok := p[c.TID]; ok {
 		got, err := unix.PidfdGetfd(pidfd, fd, 0)
 		if err != unix.ESRCH {
@@ -57,7 +70,7 @@ func (p pids) getFD(c *Call, fd int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if len(p) >= maxPids {
+	if len(p) >= maxPids() {
 		p.forget()
 	}
 	p[c.TID] = pidfd
