@@ -30,6 +30,10 @@ func callRows() []row {
 		{"prlimit", "prlimit of oneself; only that of others is asked about", 100e3, unasked, nil},
 		{"kill", "kill of oneself with no signal, likewise", 100e3, unasked, nil},
 		{
+			"raw", "a raw socket, and close: one notification, judged by what is in registers and let go", 5e3, ways,
+			[]bound{{"notify", addedAtMost, 8}},
+		},
+		{
 			"associate", "connect of a UDP socket: one notification, judged and performed", 5e3, append([]string{"floor"}, ways...),
 			[]bound{{"notify", addedAtMost, 8}},
 		},

@@ -194,6 +194,14 @@ static void do_associate(int fd)
 		die("connect");
 }
 
+static void do_raw(int fd)
+{
+	fd = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+	if (fd < 0)
+		die("socket");
+	close(fd);
+}
+
 static void do_sendto(int fd)
 {
 	if (sendto(fd, "datagram", 8, 0, (struct sockaddr *)&peer, sizeof peer) != 8)
@@ -317,6 +325,7 @@ static const struct call {
 	{"fork", nothing, none, do_fork},
 	{"connect", listener, none, do_connect},
 	{"associate", receiver, datagram, do_associate},
+	{"raw", nothing, none, do_raw},
 	{"sendto", receiver, datagram, do_sendto},
 	{"sendmsg", receiver, datagram, do_sendmsg},
 	{"sendmmsg", receiver, datagram, do_sendmmsg},
