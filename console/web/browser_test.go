@@ -363,6 +363,8 @@ func TestPictures(t *testing.T) {
 		p.Shot("rule" + suffix)
 		p.Click("#tab-networking")
 		p.Shot("rule-net" + suffix)
+		p.Click("#tab-files")
+		p.Shot("rule-files" + suffix)
 		p.Open(textPath)
 		p.Shot("policy-text" + suffix)
 		p.Open(learnPath + "?appID=shop&effect=prevent")
