@@ -864,7 +864,7 @@ func TestBlockingConnect(t *testing.T) {
 func TestStuckRead(t *testing.T) {
 	t.Parallel()
 	for how, arg := range map[string]string{
-		"page": "", "path": "", "message": "", "fuse-page": "", "fuse-file": "", "fifo": loader, "lease": "leased", "many": "",
+		"page": "", "path": "", "message": "", "fuse-page": "", "fuse-file": "", "fifo": loader, "lease": "leased", "fanotify": "leased", "many": "",
 	} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
@@ -995,7 +995,7 @@ func TestReach(t *testing.T) {
 		{way: "kill"}, {way: "kill-64"}, {way: "stop"}, {way: "tkill"}, {way: "tkill-64"}, {way: "tgkill"}, {way: "tgkill-64"},
 		{way: "sigqueue"}, {way: "tgsigqueue"}, {way: "pidfd"}, {way: "proc-pidfd"}, {way: "group"}, {way: "group-64"},
 		{way: "child-joins-group"}, {way: "bound-proc-pidfd"}, {way: "threads-signals", protected: "ok"}, {way: "fasync-signals", protected: "ok"}, {way: "fasync"}, {way: "fasync-group"}, {way: "fasync-thread"}, {way: "all"},
-		{way: "threads-queued-signals", protected: "ok"}, {way: "proc-pidfd-signals", protected: "ok"}, {way: "proc-pidfd-group"},
+		{way: "threads-queued-signals", protected: "ok"}, {way: "proc-pidfd-signals", protected: "ok"}, {way: "proc-pidfd-group"}, {way: "pidfd-race", protected: "ok"},
 		{way: "clone-parent-signal", protected: "ok"}, {way: "exit-signal", protected: "ok"}, {way: "timer", protected: "EINVAL"},
 		{way: "prlimit"}, {way: "affinity"}, {way: "scheduler"}, {way: "nice"}, {way: "ioprio"},
 		{way: "threads-kill"}, {way: "threads-tkill"}, {way: "threads-tgkill"}, {way: "threads-sigqueue"}, {way: "threads-pidfd"},

@@ -50,7 +50,15 @@ func (s *Supervisor) protectSelf(c *Call) {
 func (s *Supervisor) signalByFD(c *Call) {
 	const group = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9)
 	fd, tid, numbers := c.argInt(0), c.TID, ourNumbers(c.TID)
-	if s.cfg.Levels.GetFD && numbers && mayKillUs(c.TID) && c.duplicate(fd) == nil {
+	if fd >= 0 && s.cfg.Levels.GetFD && numbers && mayKillUs(c.TID) { // below 0 are its own (PIDFD_SELF)
+		switch err := c.duplicate(fd); {
+		case errors.Is(err, unix.EBADF): // or by now it is one
+			_ = c.refuse(unix.EBADF)
+			return
+		case err != nil:
+			_ = c.refuse(unix.EPERM)
+			return
+		}
 		fd, tid = c.socket, unix.Getpid()
 	}
 	target := s.processBehind(tid, fd)

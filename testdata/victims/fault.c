@@ -7,6 +7,7 @@
 //	fuse-page, fuse-file  fuse(4): a mapped file, a program, that is not served
 //	fifo                  a program loader is given a pipe
 //	lease                 a program on which another process has a lease
+//	fanotify              a program whose opens a listener of ours is asked about
 //	leased-again          a program that is leased and let go all the time, with arguments
 //	silent                a process whose own arguments nobody can read; it stays
 //	many                  two hundred threads as by page, and then none
@@ -15,6 +16,7 @@
 #include "victim.h"
 #include <linux/fuse.h>
 #include <linux/userfaultfd.h>
+#include <sys/fanotify.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 
@@ -218,6 +220,11 @@ int main(int argc, char **argv)
 	} else if (is(how, "lease")) { // argv[2] is a program of ours
 		signal(SIGIO, SIG_IGN);
 		if ((fd = open(argv[2], O_RDONLY)) < 0 || fcntl(fd, F_SETLEASE, F_WRLCK))
+			unsupported();
+		child(argv[2], NULL);
+	} else if (is(how, "fanotify")) { // argv[2] is a program of ours
+		fd = fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC, O_RDONLY);
+		if (fd < 0 || fanotify_mark(fd, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, argv[2]))
 			unsupported();
 		child(argv[2], NULL);
 	} else if (is(how, "leased-again")) { // argv[2] is a program; whoever looks at it finds it leased, over and over

@@ -216,6 +216,38 @@ static long bound(int pid)
 	return fd < 0 ? -1 : syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
 }
 
+static volatile int over;
+
+// Exchanges descriptor 200 between two files.
+static void *exchange(void *two)
+{
+	while (!over) {
+		dup2(((int *)two)[0], 200);
+		dup2(((int *)two)[1], 200);
+	}
+	return NULL;
+}
+
+// Signals a child that has ended, by a pidfd that another thread exchanges.
+static long race(int pid)
+{
+	int fds[2] = {0, proc_open(pid, "", O_RDONLY | O_DIRECTORY)};
+	double end = now() + 0.5;
+	pthread_t t;
+	pid_t child;
+
+	if ((child = fork()) == 0)
+		_exit(0);
+	if (fds[1] < 0 || (fds[0] = syscall(SYS_pidfd_open, child, 0)) < 0)
+		return -1;
+	pthread_create(&t, NULL, exchange, fds);
+	while (now() < end)
+		syscall(SYS_pidfd_send_signal, 200, SIGKILL, NULL, 0);
+	over = 1;
+	pthread_join(t, NULL);
+	return 0;
+}
+
 static long attack(int pid, const char *way)
 {
 	static char buf[64];
@@ -260,6 +292,8 @@ static long attack(int pid, const char *way)
 		fd = proc_open(pid, "", O_RDONLY | O_DIRECTORY);
 		return fd < 0 ? -1 : syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
 	}
+	if (is(way, "pidfd-race"))
+		return race(pid);
 	if (is(way, "proc-pidfd-signals")) {
 		long r = -1;
 
