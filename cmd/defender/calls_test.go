@@ -42,6 +42,20 @@ func TestReachByUser(t *testing.T) {
 	}
 }
 
+// TestReachComing signals threads that the supervisor is about to start. It stays in
+// a pid namespace, where nobody else starts anything.
+func TestReachComing(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	contained := []string{"unshare", "-pf", "--mount-proc", "sh", "-c", `"$@"; exit $?`, "sh"}
+	policy := denyProgram + "    network: {effect: prevent, outbound: {deny: [127.0.0.2]}}\n"
+	r := run{policy: policy, wrap: contained, env: []string{"OWN_PID_NAMESPACE=1"}}.protected(t,
+		victim("reach"), "parent", "coming-threads", victim("exec"), "plain", victim("prog-d"))
+	if r.out != "coming-threads: ok\nalive\nexec: EACCES\n" || r.status != 1 {
+		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
+	}
+}
+
 // listenWays opens a port in every way there is. own says that it takes a
 // port of the test's choice, where a rule could be about it.
 var listenWays = []struct {

@@ -35,11 +35,18 @@ func (s *Supervisor) protectSelf(c *Call) {
 	case unix.SYS_SETPGID:
 		target = -c.argInt(1)
 	}
-	if isOurs(target) && ourNumbers(c.TID) {
+	// Before all else: a number that nobody has yet may be that of our next thread.
+	free := target > 0 && errors.Is(unix.Kill(target, 0), unix.ESRCH)
+	switch {
+	case !ourNumbers(c.TID):
+		_ = c.proceed()
+	case isOurs(target):
 		_ = c.refuse(unix.EPERM)
-		return
+	case free:
+		_ = c.refuse(unix.ESRCH)
+	default:
+		_ = c.proceed()
 	}
-	_ = c.proceed()
 }
 
 // signalByFD answers a pidfd_send_signal of SIGKILL or SIGSTOP. For whoever may
