@@ -17,7 +17,8 @@ const Unreachable = "(unreachable)"
 // The kernel names a file by the mounts that its opener saw. In a mount
 // namespace of its own, or a mount that is nowhere (open_tree(2)), a target
 // has any file by any name: what a name is worth is where it leads us. One that
-// was removed leads nowhere, but lay in the mount that its folder is in.
+// was removed leads nowhere, but lay in the mount that its folder is in; where
+// the kernel does not tell mounts apart (gVisor) it is believed.
 func NameOf(fd int, name string) string {
 	var here, there unix.Stat_t
 	if unix.Fstat(fd, &here) != nil {
@@ -32,7 +33,7 @@ func NameOf(fd int, name string) string {
 			return name
 		}
 	}
-	if in := mountOf(fd, ""); in != 0 && in == mountOf(unix.AT_FDCWD, path.Dir(name)) {
+	if in := mountOf(fd, ""); in == 0 && here.Nlink == 0 || in != 0 && in == mountOf(unix.AT_FDCWD, path.Dir(name)) {
 		return name
 	}
 	return Unreachable + name
