@@ -80,6 +80,7 @@ func TestProcessDetections(t *testing.T) {
 		{"stratum in a text", miners, command("/bin/echo", "stratum+tcp is a protocol", "https://stratum.test/"), "", ""},
 		{"pool in other letters", miners, command("/tmp/a", "Pool.SupportXMR.com:443"), CryptoMiner, "SupportXMR.com"},
 		{"option", miners, command("/tmp/a", "--donate-level=1"), CryptoMiner, `"--donate-level"`},
+		{"abbreviated option", miners, command("/tmp/a", "--donate-l=1"), CryptoMiner, `"--donate-level"`},
 		{"algorithm", miners, command("/tmp/a", "-a", "rx/0"), CryptoMiner, `"rx/0"`},
 		{"algorithm with an equals sign", miners, command("/tmp/a", "--algo=cn/r"), CryptoMiner, `"cn/r"`},
 		{"pool", miners, command("/tmp/a", "-o", "pool.supportxmr.com:443"), CryptoMiner, "supportxmr.com"},

@@ -133,16 +133,19 @@ func nextOption(arg string, at int) int {
 	return -1
 }
 
-var minerOptions = []string{
-	"--donate-level", "--donate-over-proxy", "--randomx-", "--cpu-max-threads-hint", "--nicehash", "--coin=monero",
-	"--coin monero", "--rig-id", "--cuda-bfactor-hint", "--opencl-platform=", "--asm=ryzen", "--astrobwt-",
+// minerOptions are what must be there of an option, for getopt_long(3) takes
+// any beginning that is no other option's, and the rest of its name.
+var minerOptions = []struct{ least, rest string }{
+	{"--donate-l", "evel"}, {"--donate-o", "ver-proxy"}, {"--randomx-", ""}, {"--cpu-max-t", "hreads-hint"}, {"--niceh", "ash"},
+	{"--coin=monero", ""}, {"--coin monero", ""}, {"--rig-i", "d"}, {"--cuda-bf", "actor-hint"}, {"--opencl-platform=", ""},
+	{"--asm=ryzen", ""}, {"--astrobwt-", ""},
 }
 
 // optionStarts are the letters that they begin with, behind the dashes, and
 // poolEnds those that pools end in.
 var optionStarts, poolEnds = func() (starts, ends letterPairs) {
 	for _, option := range minerOptions {
-		starts.add(option[2], option[3])
+		starts.add(option.least[2], option.least[3])
 	}
 	for name := range pools.names {
 		ends.add(name[len(name)-2], name[len(name)-1])
@@ -153,8 +156,8 @@ var optionStarts, poolEnds = func() (starts, ends letterPairs) {
 // minerOption returns the option of a miner that a text begins with, or "".
 func minerOption(text string) string {
 	for _, option := range minerOptions {
-		if len(text) > 4 && text[4] == option[4] && strings.HasPrefix(text, option) {
-			return option
+		if len(text) > 4 && text[4] == option.least[4] && strings.HasPrefix(text, option.least) {
+			return option.least + option.rest
 		}
 	}
 	return ""

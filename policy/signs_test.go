@@ -23,8 +23,8 @@ func plainSigns(arg string) (found signs) {
 	}
 	first := len(arg)
 	for _, option := range minerOptions {
-		if at := strings.Index(arg, option); at >= 0 && at < first {
-			first, found.option = at, option
+		if at := strings.Index(arg, option.least); at >= 0 && at < first {
+			first, found.option = at, option.least+option.rest
 		}
 	}
 	for at := range len(arg) - 1 {
@@ -83,7 +83,7 @@ var allNames = []*nameSet{shells, interpreters, servers, packageManagers, latera
 var hidden = []string{
 	"stratum+tcp://", "STRATUM2+ssl://x", "stratum://", "stratu://", "xstratum://", "+stratum://", "://", ":/", ":",
 	"pool.supportxmr.com:3333", "zpool.ca:1", "c3pool.org:0", "xmr.F2Pool.Com:9", "nosupportxmr.com:1", "supportxmr.com:", "supportxmr.com.:1", "a.com:1",
-	"--donate-level", "---donate-level", "--donate", "--randomx-no-numa", "--coin monero", "--coin=mone", "--DONATE-LEVEL", "--", "-", "--a",
+	"--donate-level", "--donate-l=1", "---donate-level", "--donate", "--randomx-no-numa", "--coin monero", "--coin=mone", "--DONATE-LEVEL", "--", "-", "--a",
 	"/dev/tcp/", "/dev/udp/1", "/dev/tcp", "dev/tcp/", "/dev//dev/tcp/", "v/", "/DEV/TCP/",
 	"socket", "Socket", "ock", "ocke", "fsockopen", "sockopen", "/inet/tcp", "/inet/inet/tcp", "net.connect", "net.con", "nn", "ck",
 	"xmrig", "XMRig-6.2", "python3.12", "sh", "s", "x7", "t-rex", "t-", "nc.", "-", "7", "Rscript", "botb",
