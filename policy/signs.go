@@ -20,8 +20,9 @@ const eachByte = 0x0101010101010101 // times a byte: eight of them
 // Of eight bytes x and one of these, b, x^b is 0 where x has that byte. The high
 // bit of (y-one)&^y is set for each byte of y that is 0, and perhaps for some
 // above such a byte that are 1; that of y-one also for those above 128.
-var octets = struct{ colon, dash, slash, o, c, t, one, high uint64 }{
-	':' * eachByte, '-' * eachByte, '/' * eachByte, 'o' * eachByte, 'c' * eachByte, 't' * eachByte,
+var octets = struct{ colon, dash, slash, o, c, v, apart, one, high uint64 }{
+	':' * eachByte, '-' * eachByte, '/' * eachByte, 'o' * eachByte, 'c' * eachByte,
+	'v' * eachByte, ('v' - '4') * eachByte, // 4, 6 and t are v but for these bits
 	eachByte, 0x80 * eachByte,
 }
 
@@ -194,13 +195,13 @@ func dialsByName(command string) bool {
 }
 
 // dials reports whether a one-line program opens a connection: by a socket,
-// PHP's fsockopen, awk's /inet/tcp or node's net.connect.
+// PHP's fsockopen, awk's /inet/tcp/… or node's net.connect.
 func dials(code string) bool {
 	for i := nextDial(code, 0); i >= 0; i = nextDial(code, i+1) {
 		before, behind := code[:i], code[i:]
 		if strings.HasPrefix(behind, "ocket") ||
 			strings.HasPrefix(behind, "ockopen") && strings.HasSuffix(before, "fs") ||
-			strings.HasPrefix(behind, "t/tcp") && strings.HasSuffix(before, "/ine") ||
+			(strings.HasPrefix(behind[1:], "/tcp/") || strings.HasPrefix(behind[1:], "/udp/")) && inet(code[:i+1]) ||
 			strings.HasPrefix(behind, "t.connect") && strings.HasSuffix(before, "ne") {
 			return true
 		}
@@ -208,28 +209,34 @@ func dials(code string) bool {
 	return false
 }
 
-// nextDial returns where from at on there is "ock", "t/t" or "t.c", as in what
-// dials looks for, or something like that; -1 is nowhere.
+// inet reports whether a text ends in the folder of awk's connections.
+func inet(text string) bool {
+	return strings.HasSuffix(text, "/inet") || strings.HasSuffix(text, "/inet4") || strings.HasSuffix(text, "/inet6")
+}
+
+// nextDial returns where from at on there is "ock", "t/t", "t/u" (also with 4 or
+// 6 for the first t) or "t.c", as in what dials looks for, or something like
+// that; -1 is nowhere.
 func nextDial(code string, at int) int {
-	o, c, t, slash, one, high := octets.o, octets.c, octets.t, octets.slash, octets.one, octets.high
+	o, c, v, apart, slash, one, high := octets.o, octets.c, octets.v, octets.apart, octets.slash, octets.one, octets.high
 	rest := code[at:]
 	for ; len(rest) > 9; rest = rest[8:] {
 		x, next := eight(rest), eight(rest[1:])
-		oc, ts := (x^o)|(next^c), (x^t)|((next|one)^slash) // a dot is a slash but for its lowest bit
+		oc, ts := (x^o)|(next^c), ((x|apart)^v)|((next|one)^slash) // a dot is a slash but for its lowest bit
 		lessO, lessT := oc-one, ts-one
 		if (lessO|lessT)&high == 0 {
 			continue // no byte of either is 0
 		}
 		for m := (lessO&^oc | lessT&^ts) & high; m != 0; m &= m - 1 {
 			i := len(code) - len(rest) + bits.TrailingZeros64(m)/8
-			if third := code[i+2]; third == 'k' || third == 't' || third == 'c' {
+			if third := code[i+2]; third == 'k' || third == 't' || third == 'u' || third == 'c' {
 				return i
 			}
 		}
 	}
 	for at = len(code) - len(rest); at+2 < len(code); at++ {
 		switch code[at : at+3] {
-		case "ock", "t/t", "t.c":
+		case "ock", "t.c", "t/t", "t/u", "4/t", "4/u", "6/t", "6/u":
 			return at
 		}
 	}

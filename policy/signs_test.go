@@ -13,7 +13,7 @@ import (
 var (
 	plainStratum = regexp.MustCompile(`(?:^|[^a-zA-Z0-9+])(?i:stratum)[a-zA-Z0-9+]*://`)
 	plainHost    = regexp.MustCompile(`[a-zA-Z0-9.-]*\z`)
-	plainDials   = regexp.MustCompile(`ocket|fsockopen|/inet/tcp|net\.connect`)
+	plainDials   = regexp.MustCompile(`ocket|fsockopen|/inet[46]?/(?:tcp|udp)/|net\.connect`)
 	plainDialled = regexp.MustCompile(`/dev/(?:tcp|udp)/`)
 )
 
@@ -85,7 +85,7 @@ var hidden = []string{
 	"pool.supportxmr.com:3333", "zpool.ca:1", "c3pool.org:0", "xmr.F2Pool.Com:9", "nosupportxmr.com:1", "supportxmr.com:", "supportxmr.com.:1", "a.com:1",
 	"--donate-level", "--donate-l=1", "---donate-level", "--donate", "--randomx-no-numa", "--coin monero", "--coin=mone", "--DONATE-LEVEL", "--", "-", "--a",
 	"/dev/tcp/", "/dev/udp/1", "/dev/tcp", "dev/tcp/", "/dev//dev/tcp/", "v/", "/DEV/TCP/",
-	"socket", "Socket", "ock", "ocke", "fsockopen", "sockopen", "/inet/tcp", "/inet/inet/tcp", "net.connect", "net.con", "nn", "ck",
+	"socket", "Socket", "ock", "ocke", "fsockopen", "sockopen", "/inet/tcp", "/inet/inet/tcp/", "/inet4/udp/", "/inet6/tcp/", "6/tcp/", "net.connect", "net.con", "nn", "ck",
 	"xmrig", "XMRig-6.2", "python3.12", "sh", "s", "x7", "t-rex", "t-", "nc.", "-", "7", "Rscript", "botb",
 }
 
