@@ -100,7 +100,7 @@ func scopeLines(s *policy.Scope) []scopeLine {
 }
 
 func sectionLines(r *policy.Rule) []sectionLine {
-	lines := []sectionLine{{Name: "Processes"}, {Name: "DNS"}, {Name: "Network"}}
+	lines := []sectionLine{{Name: "Processes"}, {Name: "DNS"}, {Name: "Network"}, {Name: "Files"}}
 	form := &ruleForm{Rule: complete(*r)}
 	set := func(l *sectionLine, e *policy.Effect, denied, allowed int) {
 		if e == nil || *e == policy.Disable {
@@ -129,6 +129,9 @@ func sectionLines(r *policy.Rule) []sectionLine {
 	}
 	if s := r.DNS; s != nil {
 		set(&lines[1], s.Effect, len(s.Deny), len(s.Allow))
+	}
+	if s := r.Files; s != nil {
+		set(&lines[3], s.Effect, len(s.Deny), len(s.Allow))
 	}
 	return lines
 }
