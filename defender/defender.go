@@ -65,8 +65,9 @@ type Defender struct {
 
 	src     audit.Source
 	queue   *audit.Queue
-	ring    *audit.Ring   // nil: nothing is remembered
-	dryRun  *audit.DryRun // nil unless cfg.DryRun
+	ring    *audit.Ring                    // nil: nothing is remembered
+	dryRun  *audit.DryRun                  // nil unless cfg.DryRun
+	refused atomic.Pointer[policy.Verdict] // what kept the target's first process from a program
 	ending  atomic.Bool
 	closed  atomic.Bool // the target was kept from a resolver's socket
 	scans   scans
@@ -548,11 +549,23 @@ func (d *Defender) finish() {
 		d.super.Close()
 	}
 	if err := early.Stage().Failure(); err != nil {
-		fmt.Fprintf(os.Stderr, "defender: starting %s: %v\n", d.cfg.Argv[0], err)
+		fmt.Fprintf(os.Stderr, "defender: starting %s: %v%s\n", d.cfg.Argv[0], err, d.why())
 	}
 	if d.written != nil {
 		d.written.end()
 	}
+}
+
+// why tells by which rule the target did not start, "" if by none.
+func (d *Defender) why() string {
+	v := d.refused.Load()
+	if v == nil {
+		return ""
+	}
+	if v.Rule == "" {
+		return ": " + v.Reason
+	}
+	return fmt.Sprintf(": rule %q refuses it: %s", v.Rule, v.Reason)
 }
 
 // end ends the target as the effect "block" asks.

@@ -40,6 +40,9 @@ func (d *Defender) handle(c *supervisor.Call) {
 		d.complete(&ev, c)
 	}
 	d.remember(c, &ev, v.Allow)
+	if !v.Allow && c.Op == supervisor.Exec && c.TID == d.target.PID() {
+		d.refused.Store(&v)
+	}
 	if v.Allow && ev.Kind == policy.Launch && c.Program.Foreign {
 		// Its calls could not be seen, and none would work.
 		d.notice("%s is a 32-bit program and cannot run in this target", c.Program.Path)
