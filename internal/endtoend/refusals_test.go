@@ -100,7 +100,7 @@ func TestRefusals(t *testing.T) {
 
 	t.Run("a wrong CA", func(t *testing.T) {
 		p, log := s.defender(t, s.url, serve(t).ca(), good)
-		log.says(t, "is --ca the certificate of the Console's own CA?")
+		log.says(t, "is --ca the certificate of the Console's own CA")
 		s.says(t, "TLS handshake error")
 		running(t, p)
 	})
