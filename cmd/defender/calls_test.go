@@ -48,8 +48,8 @@ func TestReachComing(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	contained := []string{"unshare", "-pf", "--mount-proc", "sh", "-c", `"$@"; exit $?`, "sh"}
-	if alone := (run{}).native(t, append(contained[:len(contained):len(contained)], "true")...); alone.status != 0 {
-		t.Skipf("alone: %s%s", alone.out, alone.err) // gVisor
+	if gvisor {
+		t.Skip("its /proc/loadavg does not tell the number given last")
 	}
 	policy := denyProgram + "    network: {effect: prevent, outbound: {deny: [127.0.0.2]}}\n"
 	r := run{policy: policy, wrap: contained, env: []string{"OWN_PID_NAMESPACE=1"}}.protected(t,
