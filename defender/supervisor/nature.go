@@ -31,7 +31,7 @@ type nature struct {
 	multiCall bool // takes its function from its arguments
 	foreign   bool // of a call table that the target does not have
 	hidden    bool // may be executed but not read
-	head      string
+	head      string // its first bytes, headSize at most
 	// interpreter is the program that the kernel loads beside it, and starts: a
 	// loader, if all is as it should be (elf(5), PT_INTERP).
 	interpreter string
