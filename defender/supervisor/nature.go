@@ -27,10 +27,10 @@ import (
 // nature is what a program is by its content: a copy under another name is
 // still a loader or a multi-call binary.
 type nature struct {
-	loader    bool // runs the program that its arguments name
-	multiCall bool // takes its function from its arguments
-	foreign   bool // of a call table that the target does not have
-	hidden    bool // may be executed but not read
+	loader    bool   // runs the program that its arguments name
+	multiCall bool   // takes its function from its arguments
+	foreign   bool   // of a call table that the target does not have
+	hidden    bool   // may be executed but not read
 	head      string // its first bytes, headSize at most
 	// interpreter is the program that the kernel loads beside it, and starts: a
 	// loader, if all is as it should be (elf(5), PT_INTERP).
