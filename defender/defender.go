@@ -389,7 +389,7 @@ func (d *Defender) startTarget(path string) error {
 		WatchDigests:   d.needs(policy.NeedDigests),
 		DeniedPaths:    func() []string { return d.engine.Load().DeniedPaths() },
 		Examine:        d.examine,
-		WatchPrograms:  d.needs(policy.NeedModified | policy.NeedFileless | policy.NeedWritable | policy.NeedSetUID)}
+		WatchPrograms:  d.watchPrograms}
 	if d.levels.Backend == supervisor.ByPtrace {
 		d.super = supervisor.Trace(cfg, d.target.Stopped)
 		d.super.Start()

@@ -41,7 +41,8 @@ func (d *Defender) handle(c *supervisor.Call) {
 	}
 	d.remember(c, &ev, v.Allow)
 	if !v.Allow && c.Op == supervisor.Exec && c.TID == d.target.PID() {
-		d.refused.Store(&v)
+		refused := v // of its own: v is not to be allocated for each call
+		d.refused.Store(&refused)
 	}
 	if v.Allow && ev.Kind == policy.Launch && c.Program.Foreign {
 		// Its calls could not be seen, and none would work.
@@ -78,6 +79,25 @@ func (d *Defender) needs(n policy.Needs) func() bool {
 	return func() bool {
 		return d.engine.Load() == nil || d.asked()&n != 0 // without a policy everything is refused
 	}
+}
+
+// watchPrograms returns what is asked about the files of programs.
+func (d *Defender) watchPrograms() (watch supervisor.Watch) {
+	asked := d.asked()
+	for _, c := range [...]struct {
+		need  policy.Needs
+		watch supervisor.Watch
+	}{
+		{policy.NeedFileless, supervisor.WatchFileless},
+		{policy.NeedWritable, supervisor.WatchWritable},
+		{policy.NeedSetUID, supervisor.WatchSetUID},
+		{policy.NeedModified, supervisor.WatchBirth},
+	} {
+		if asked.Has(c.need) {
+			watch |= c.watch
+		}
+	}
+	return watch
 }
 
 // asked is what the rule asks about, and what is learned.

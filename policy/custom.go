@@ -261,6 +261,7 @@ func schema(kind string, attributes map[string]attribute) *rules.Schema[scene] {
 		return explain(kind, name)
 	}}
 	for name, a := range attributes {
+		a.Costly = a.needs != 0 || a.late
 		s.Attributes[name] = a.Attribute
 	}
 	return s
@@ -446,6 +447,7 @@ func (j *customJudge) looksAt(ev *Event) bool {
 type customSet struct {
 	judges []customJudge // in order
 	needs  Needs         // of all
+	asking []int         // of judges that need anything
 	any    []int         // of judges that have neither key nor needle, in order
 	keyed  []keyedSet
 	starts []startSet
@@ -488,7 +490,9 @@ func newCustomSets(list []customJudge) (sets [RawSocket + 1]customSet) {
 func (set *customSet) add(j customJudge) {
 	n := len(set.judges)
 	set.judges = append(set.judges, j)
-	set.needs |= j.needs
+	if set.needs |= j.needs; j.needs != 0 {
+		set.asking = append(set.asking, n)
+	}
 	name, keys, ok := j.rule.Keys()
 	if !ok {
 		set.addWithin(n, j)
@@ -670,16 +674,36 @@ func (set *customSet) search(judges []int, s scene, best int) int {
 	return best
 }
 
+// needsFor returns what the judges ask about s that may hold for it. Of very
+// many that ask, all are taken to.
+func (set *customSet) needsFor(s scene) (n Needs) {
+	if len(set.asking) > few {
+		return set.needs
+	}
+	for _, i := range set.asking {
+		if j := &set.judges[i]; !n.Has(j.needs) && j.looksAt(s.ev) && j.rule.Might(s) {
+			n |= j.needs
+		}
+	}
+	return n
+}
+
+// scene returns what scripts see of an event.
+func (e *Engine) scene(ev *Event) scene {
+	s := scene{ev: ev, w: &e.workload}
+	if ev.Kind == Lookup {
+		s.domain = foldDomain(ev.Domain)
+	}
+	return s
+}
+
 // custom returns the verdict of the first custom rule that holds. Nothing else
 // is asked then.
 func (e *Engine) custom(ev *Event) (Verdict, bool) {
 	if int(ev.Kind) >= len(e.customs) || len(e.customs[ev.Kind].judges) == 0 {
 		return Verdict{}, false
 	}
-	s := scene{ev: ev, w: &e.workload}
-	if ev.Kind == Lookup {
-		s.domain = foldDomain(ev.Domain)
-	}
+	s := e.scene(ev)
 	j := e.customs[ev.Kind].first(s)
 	switch {
 	case j == nil:

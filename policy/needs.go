@@ -97,7 +97,7 @@ func (e *Engine) NeedsFor(ev *Event) Needs {
 	}
 	var n Needs
 	if int(ev.Kind) < len(e.customs) {
-		n = e.customs[ev.Kind].needs
+		n = e.customs[ev.Kind].needsFor(e.scene(ev))
 	}
 	switch ev.Kind.section() {
 	case Processes:

@@ -40,13 +40,29 @@ func TestNeedsFor(t *testing.T) {
 			t.Errorf("%s: %s", c.name, got)
 		}
 	}
-	custom, err := Compile(&Policy{Version: 1, CustomRules: []CustomRule{{Name: "c", Type: "network-outgoing", Script: `proc.name = "curl"`}},
-		Rules: []Rule{{Name: "r", Custom: []CustomRef{{Rule: "c", Effect: "alert"}}}}}, Workload{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, start := custom.NeedsFor(&Event{Kind: Outbound}), custom.NeedsFor(command("/bin/ls")); out != NeedSubject || start != 0 {
-		t.Errorf("a custom rule asks %s, and %s of programs", out, start)
+	for _, c := range []struct {
+		kind, script string
+		ev           *Event
+		want         Needs
+	}{
+		{"network-outgoing", `proc.name = "curl"`, &Event{Kind: Outbound}, NeedSubject},
+		{"network-outgoing", `proc.name = "curl"`, command("/bin/ls"), 0},
+		{"network-outgoing", `net.outgoing_port = 25 and proc.name = "curl"`, outbound("1.2.3.4:80"), 0},
+		{"network-outgoing", `net.outgoing_port = 25 and proc.name = "curl"`, outbound("1.2.3.4:25"), NeedSubject},
+		{"network-outgoing", `net.outgoing_port = 25 or proc.name = "curl"`, outbound("1.2.3.4:80"), NeedSubject},
+		{"network-outgoing", `not (net.outgoing_port = 25 or proc.name = "curl")`, outbound("1.2.3.4:25"), 0},
+		{"network-outgoing", `not (net.outgoing_port = 25 or proc.name = "curl")`, outbound("1.2.3.4:80"), NeedSubject},
+		{"network-outgoing", `not (net.outgoing_port = 25 and not proc.interactive) and net.name startswith "x"`, outbound("1.2.3.4:25"), NeedInteractive | NeedNames},
+		{"dns", `dns.name = "a.example" and proc.user = "root"`, &Event{Kind: Lookup, Domain: "A.example."}, NeedUser},
+		{"dns", `dns.name = "a.example" and proc.user = "root"`, &Event{Kind: Lookup, Domain: "b.example."}, 0},
+		{"processes", `proc.name in ("sh", "bash") and proc.cmdline contains "curl"`, command("/bin/sh"), NeedArgv},
+		{"processes", `proc.name in ("sh", "bash") and proc.cmdline contains "curl"`, command("/bin/ls"), 0},
+		{"filesystem", `file.type = elf and proc.name = "cp"`, &Event{Kind: FileWrite, File: File{Op: OpWritten, Path: "/x"}}, NeedFileWrites | NeedContent | NeedSubject},
+		{"filesystem", `file.type = elf and proc.name = "cp"`, &Event{Kind: FileWrite, File: File{Op: "create", Path: "/x"}}, 0},
+	} {
+		if got := uses(t, c.kind, c.script, "alert").NeedsFor(c.ev); got != c.want {
+			t.Errorf("%s asks %q of %+v, want %q", c.script, got, c.ev, c.want)
+		}
 	}
 }
 

@@ -154,7 +154,15 @@ func (c *Call) verify(pid int, r Reply) *Program {
 	if judged == nil {
 		judged = c.argv
 	}
-	if loaded == c.Program.loads && c.Program.lasts && judged == nil {
+	kept := loaded == c.Program.loads && c.Program.lasts
+	sameArgv := func() bool {
+		if judged == nil {
+			return true
+		}
+		argv, err := commandLine(pid)
+		return err == nil && sameCommand(argv, judged)
+	}
+	if kept && sameArgv() {
 		return nil
 	}
 	found := &Program{Dev: st.Dev, Ino: st.Ino}
@@ -167,11 +175,7 @@ func (c *Call) verify(pid int, r Reply) *Program {
 	}
 	var same bool
 	if loaded.id == c.Program.loads.id {
-		same = loaded == c.Program.loads && c.Program.lasts || c.sameContent(pid)
-		if same && judged != nil {
-			argv, err := commandLine(pid)
-			same = err == nil && sameCommand(argv, judged)
-		}
+		same = !kept && c.sameContent(pid) && sameArgv()
 	} else {
 		same = !c.Program.elf && r.Recheck != nil && r.Recheck(found)
 	}

@@ -18,8 +18,8 @@ import (
 
 // Facts are what is known about the files that an exec would start: the
 // program, the interpreters of a #! chain, the program behind a loader. Each
-// holds if it holds for one of them; the times are the latest. Times and
-// places cost system calls: they are there if Config.WatchPrograms asks.
+// holds if it holds for one of them; the times are the latest. What costs system
+// calls is there if Config.WatchPrograms asks.
 type Facts struct {
 	Fileless bool      // no name leads to it: in memory, unlinked, in a mount that is nowhere
 	Writable bool      // on a temporary file system, or where anybody may write
@@ -27,6 +27,16 @@ type Facts struct {
 	Changed  time.Time // last change of content, name or mode; nobody can set it back
 	Born     time.Time // zero where the file system does not say
 }
+
+// Watch is a set of the Facts that cost system calls.
+type Watch uint8
+
+const (
+	WatchFileless Watch = 1 << iota // of files that have a name
+	WatchWritable
+	WatchSetUID // for capabilities alone
+	WatchBirth
+)
 
 // facts adds what is known about f; loaded says that the kernel loads it.
 func (c *Call) facts(p *Program, f *file, loaded bool) {
@@ -36,18 +46,21 @@ func (c *Call) facts(p *Program, f *file, loaded bool) {
 	if loaded && p.gains && !c.s.cfg.NoNewPrivs {
 		p.SetUID = true
 	}
-	if c.s.cfg.WatchPrograms == nil || !c.s.cfg.WatchPrograms() {
-		return
-	}
-	p.Fileless = p.Fileless || !c.named(f)
-	p.Writable = p.Writable || writable(f)
 	if changed := time.Unix(f.stat.Ctim.Unix()); changed.After(p.Changed) {
 		p.Changed = changed
 	}
-	if b := born(f.fd, ""); b.After(p.Born) {
-		p.Born = b
+	if c.s.cfg.WatchPrograms == nil {
+		return
 	}
-	if loaded && !c.s.cfg.NoNewPrivs && !p.SetUID {
+	watch := c.s.cfg.WatchPrograms()
+	p.Fileless = p.Fileless || watch&WatchFileless != 0 && !c.named(f)
+	p.Writable = p.Writable || watch&WatchWritable != 0 && writable(f)
+	if watch&WatchBirth != 0 {
+		if b := born(f.fd, ""); b.After(p.Born) {
+			p.Born = b
+		}
+	}
+	if watch&WatchSetUID != 0 && loaded && !c.s.cfg.NoNewPrivs && !p.SetUID {
 		_, err := unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", f.fd), "security.capability", nil)
 		p.SetUID = err == nil
 	}

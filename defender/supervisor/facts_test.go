@@ -16,8 +16,8 @@ import (
 // describeFile describes an exec of path by this process.
 func describeFile(t *testing.T, path string) *Program {
 	t.Helper()
-	yes := func() bool { return true }
-	c := &Call{TID: os.Getpid(), word: 8, socket: -1, s: &Supervisor{cfg: Config{WatchPrograms: yes}}}
+	all := func() Watch { return WatchFileless | WatchWritable | WatchSetUID | WatchBirth }
+	c := &Call{TID: os.Getpid(), word: 8, socket: -1, s: &Supervisor{cfg: Config{WatchPrograms: all}}}
 	f, err := lookup(c.TID, c.PID, unix.AT_FDCWD, path)
 	if err != nil {
 		t.Fatal(err)

@@ -208,7 +208,7 @@ func statProc(tid int, name string) (st unix.Stat_t, err error) {
 
 // commandLine returns the argv of a process.
 func commandLine(pid int) ([]string, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	data, err := sys.ReadProc(procName(pid, "cmdline"), make([]byte, 4<<10))
 	if err != nil || len(data) == 0 {
 		return nil, err
 	}

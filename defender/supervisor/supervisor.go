@@ -142,8 +142,8 @@ type Config struct {
 	// what was loaded if that may have been changed in between: then it must
 	// say the same, by reflect.DeepEqual. nil is not called.
 	Examine func(*Executable) any
-	// WatchPrograms reports whether the costly Facts of an exec are to be found.
-	WatchPrograms func() bool
+	// WatchPrograms returns which Facts of an exec are to be found; nil is none.
+	WatchPrograms func() Watch
 	// Exited is told of a child of ours that ended under our eyes during an
 	// exec, where no other wait can see it.
 	Exited func(pid int, status unix.WaitStatus)

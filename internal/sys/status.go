@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strconv"
@@ -31,24 +32,39 @@ func ReadStatus(tid int) (*Status, error) { return ReadStatusAt(fmt.Sprintf("/pr
 // ReadStatusAt is ReadStatus for a status file of any procfs.
 func ReadStatusAt(name string) (*Status, error) {
 	var buf [4 << 10]byte
-	data, err := readWhole(name, buf[:])
+	data, err := ReadProc(name, buf[:])
 	if err != nil {
 		return nil, err
 	}
 	var st Status
-	for line := range bytes.Lines(data) {
-		key, value, ok := strings.Cut(strings.TrimSpace(string(line)), ":")
+	for len(data) > 0 {
+		var line []byte
+		line, data, _ = bytes.Cut(data, []byte("\n"))
+		key, value, ok := bytes.Cut(line, []byte(":"))
 		if !ok {
 			continue
 		}
-		value = strings.TrimSpace(value)
-		switch key {
+		whole := func(n *int) { *n, err = strconv.Atoi(string(bytes.TrimSpace(value))) }
+		bits := func(n *uint64) { *n, err = strconv.ParseUint(string(bytes.TrimSpace(value)), 16, 64) }
+		four := func(ids *[4]int) {
+			n := 0
+			for _, id := range strings.Fields(string(value)) {
+				if n < len(ids) && err == nil {
+					ids[n], err = strconv.Atoi(id)
+				}
+				n++
+			}
+			if n < len(ids) && err == nil {
+				err = io.ErrUnexpectedEOF
+			}
+		}
+		switch string(key) {
 		case "Tgid":
-			st.TGID, err = strconv.Atoi(value)
+			whole(&st.TGID)
 		case "Pid":
-			st.PID, err = strconv.Atoi(value)
+			whole(&st.PID)
 		case "NSpid":
-			for n := range strings.FieldsSeq(value) {
+			for _, n := range strings.Fields(string(value)) {
 				var v int
 				if v, err = strconv.Atoi(n); err != nil {
 					break
@@ -56,38 +72,38 @@ func ReadStatusAt(name string) (*Status, error) {
 				st.NSPID = append(st.NSPID, v)
 			}
 		case "PPid":
-			st.PPID, err = strconv.Atoi(value)
+			whole(&st.PPID)
 		case "TracerPid":
-			st.Tracer, err = strconv.Atoi(value)
+			whole(&st.Tracer)
 		case "Uid":
-			_, err = fmt.Sscan(value, &st.UID[0], &st.UID[1], &st.UID[2], &st.UID[3])
+			four(&st.UID)
 		case "Gid":
-			_, err = fmt.Sscan(value, &st.GID[0], &st.GID[1], &st.GID[2], &st.GID[3])
+			four(&st.GID)
 		case "Threads":
-			st.Threads, err = strconv.Atoi(value)
+			whole(&st.Threads)
 		case "SigPnd":
-			st.Pending, err = strconv.ParseUint(value, 16, 64)
+			bits(&st.Pending)
 		case "ShdPnd":
-			st.Shared, err = strconv.ParseUint(value, 16, 64)
+			bits(&st.Shared)
 		case "SigBlk":
-			st.Blocked, err = strconv.ParseUint(value, 16, 64)
+			bits(&st.Blocked)
 		case "SigIgn":
-			st.Ignored, err = strconv.ParseUint(value, 16, 64)
+			bits(&st.Ignored)
 		case "CapPrm":
-			st.CapPrm, err = strconv.ParseUint(value, 16, 64)
+			bits(&st.CapPrm)
 		case "CapEff":
-			st.CapEff, err = strconv.ParseUint(value, 16, 64)
+			bits(&st.CapEff)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading %s: %q: %w", name, line, err)
+			return nil, fmt.Errorf("reading %s: %q: %w", name, string(line), err)
 		}
 	}
 	return &st, nil
 }
 
-// readWhole reads a file of procfs, into buf if it fits: package os would make
+// ReadProc reads a file of procfs, into buf if it fits: package os would make
 // a poller's file of it, with a dozen calls.
-func readWhole(name string, buf []byte) ([]byte, error) {
+func ReadProc(name string, buf []byte) ([]byte, error) {
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}

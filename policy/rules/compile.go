@@ -13,9 +13,9 @@ func Compile[E any](script string, schema *Schema[E]) (rule *Rule[E], err error)
 	defer rescue(script, &err)
 	c := &compiler[E]{schema: schema}
 	n := parse(script)
-	holds := c.condition(n)
+	holds, might := c.condition(n), c.might(n, true)
 	slices.Sort(c.uses)
-	return &Rule[E]{holds, slices.Compact(c.uses), c.keys(n), c.needle(n)}, nil
+	return &Rule[E]{holds, might, slices.Compact(c.uses), c.keys(n), c.needle(n)}, nil
 }
 
 type compiler[E any] struct {
@@ -48,6 +48,30 @@ func (c *compiler[E]) condition(n *node) func(E) bool {
 	return c.compare(n.op, c.side(n, 0), c.side(n, 1), n.at)
 }
 
+// might compiles whether a condition may be as wanted, whatever the values of
+// costly attributes are.
+func (c *compiler[E]) might(n *node, wanted bool) func(E) bool {
+	switch {
+	case n.op == "not":
+		return c.might(n.args[0], !wanted)
+	case n.op == "and" || n.op == "or":
+		parts := make([]func(E) bool, len(n.args))
+		for i, arg := range n.args {
+			parts[i] = c.might(arg, wanted)
+		}
+		return chain(parts, (n.op == "or") == wanted)
+	case c.costly(n):
+		return func(E) bool { return true }
+	}
+	holds := c.condition(n)
+	return func(e E) bool { return holds(e) == wanted }
+}
+
+// costly reports whether a condition asks for a costly attribute.
+func (c *compiler[E]) costly(n *node) bool {
+	return n.op == "value" && n.value.kind == word && c.schema.Attributes[n.value.text].Costly || slices.ContainsFunc(n.args, c.costly)
+}
+
 // side is an operand of a comparison, which must be a value.
 func (c *compiler[E]) side(n *node, i int) operand[E] {
 	if n.args[i].op != "value" {
@@ -61,14 +85,19 @@ func (c *compiler[E]) chain(n *node) func(E) bool {
 	for i, arg := range n.args {
 		parts[i] = c.condition(arg)
 	}
-	wanted := n.op == "or" // what ends the chain
+	return chain(parts, n.op == "or")
+}
+
+// chain joins conditions, with what ends the evaluation: true joins by or,
+// false by and.
+func chain[E any](parts []func(E) bool, end bool) func(E) bool {
 	return func(e E) bool {
 		for _, holds := range parts {
-			if holds(e) == wanted {
-				return wanted
+			if holds(e) == end {
+				return end
 			}
 		}
-		return !wanted
+		return !end
 	}
 }
 

@@ -60,6 +60,9 @@ type Attribute[E any] struct {
 	Bool    func(e E) bool
 	Integer func(e E) int
 	Address func(e E) netip.Addr // the zero Addr if there is none
+	// Costly says that an event has no value of it before that is asked for: see
+	// [Rule.Might].
+	Costly bool
 }
 
 // Schema is the attributes of one type of rule, by their names.
@@ -83,6 +86,7 @@ func One[E any](get func(E) string) func(E, int) (string, int) {
 // goroutines at once.
 type Rule[E any] struct {
 	holds func(E) bool
+	might func(E) bool
 	uses  []string
 	keys  keys
 	part  needle
@@ -105,6 +109,10 @@ func (r *Rule[E]) Needle() (attribute, text string, start, ok bool) {
 
 // Matches reports whether the condition holds for e.
 func (r *Rule[E]) Matches(e E) bool { return r.holds(e) }
+
+// Might reports whether the condition may hold for e, whatever its costly
+// attributes turn out to be. If not, these need not be found out.
+func (r *Rule[E]) Might(e E) bool { return r.might(e) }
 
 // Uses returns the names of the attributes that the script asks for.
 func (r *Rule[E]) Uses() []string { return r.uses }

@@ -27,12 +27,12 @@ var schema = &Schema[*event]{
 			}
 			return e.names[i], i + 1
 		}},
-		"path": {Type: String, Strings: One(func(e *event) string { return e.path })},
-		"cmd":  {Type: Command, Parts: func(e *event) []string { return e.argv }},
-		"kind": {Type: Enum, Strings: One(func(e *event) string { return e.kind }), Words: []string{"elf", "folder"}},
-		"tty":  {Type: Bool, Bool: func(e *event) bool { return e.tty }},
+		"path": {Type: String, Strings: One(func(e *event) string { return e.path }), Costly: true},
+		"cmd":  {Type: Command, Parts: func(e *event) []string { return e.argv }, Costly: true},
+		"kind": {Type: Enum, Strings: One(func(e *event) string { return e.kind }), Words: []string{"elf", "folder"}, Costly: true},
+		"tty":  {Type: Bool, Bool: func(e *event) bool { return e.tty }, Costly: true},
 		"port": {Type: Integer, Integer: func(e *event) int { return e.port }},
-		"ip":   {Type: Address, Address: func(e *event) netip.Addr { return e.ip }},
+		"ip":   {Type: Address, Address: func(e *event) netip.Addr { return e.ip }, Costly: true},
 	},
 	Explain: func(name string) string {
 		if name == "service" {
@@ -404,6 +404,9 @@ func FuzzCompile(f *testing.F) {
 			for _, e := range []*event{sample, {}} {
 				if !rule.Matches(e) {
 					continue
+				}
+				if before := (event{names: e.names, port: e.port}); !rule.Might(&before) {
+					t.Errorf("%q holds, and could not before the costly attributes were known", script)
 				}
 				if attribute, values, ok := rule.Keys(); ok && !hasOne(schema.Attributes[attribute].Strings, e, values) {
 					t.Errorf("%q holds without %s being one of %q", script, attribute, values)
