@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -9,6 +11,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -491,12 +495,16 @@ func TestExecRace(t *testing.T) {
 	}
 }
 
-// sinks listen where a victim should not come.
+// sinks listen where a victim should not come, and take whatever comes: a full
+// queue would take nothing more, of the victim or of us.
 type sinks struct {
 	tcp  net.Listener
 	udp  net.PacketConn
 	port string
-	own  map[string]bool // connections and messages of ours that have not come yet
+
+	mu   sync.Mutex
+	n    int          // what came since the last look
+	ours map[int]bool // marks of ours by their port: whether they came
 }
 
 // newSinks listens on one port of addr, over TCP and UDP.
@@ -512,10 +520,7 @@ func newSinks(t *testing.T, addr string) *sinks {
 			tcp.Close()
 			continue
 		}
-		_, port, _ := net.SplitHostPort(tcp.Addr().String())
-		s := &sinks{tcp, udp, port, make(map[string]bool)}
-		t.Cleanup(func() { tcp.Close(); udp.Close() })
-		return s
+		return take(t, tcp, udp)
 	}
 	t.Fatal("no port is free for both TCP and UDP")
 	return nil
@@ -530,70 +535,118 @@ func (s *sinks) beside(t *testing.T, addr string) *sinks {
 	}
 	udp, err := net.ListenPacket("udp", tcp.Addr().String())
 	if err != nil {
+		tcp.Close()
 		t.Skipf("needs %s: %v", addr, err)
 	}
-	t.Cleanup(func() { tcp.Close(); udp.Close() })
-	return &sinks{tcp, udp, s.port, make(map[string]bool)}
+	return take(t, tcp, udp)
 }
 
-// arrived counts what came before a connection and a message of our own: over
-// loopback whatever came is in the queue already, however slow the machine.
-//
-// A full queue takes no connection of ours either, so it is emptied first. One
-// of ours that is late, where a second is not enough, is known by its address
-// at the next look.
-func (s *sinks) arrived() int {
-	n := 0
-	within := func(d time.Duration) { _ = s.tcp.(*net.TCPListener).SetDeadline(time.Now().Add(d)) }
-	accept := func(until string) {
+// mark is what a datagram of ours says.
+const mark = "a mark of the test"
+
+// take takes what comes until the test ends.
+func take(t *testing.T, tcp net.Listener, udp net.PacketConn) *sinks {
+	_, port, _ := net.SplitHostPort(tcp.Addr().String())
+	s := &sinks{tcp: tcp, udp: udp, port: port, ours: make(map[int]bool)}
+	t.Cleanup(func() { tcp.Close(); udp.Close() })
+	go func() {
 		for {
-			c, err := s.tcp.Accept()
-			if err != nil {
+			c, err := tcp.Accept()
+			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			c.Close()
-			from := "tcp " + c.RemoteAddr().String()
-			if !s.own[from] {
-				n++
+			if err == nil {
+				s.come(c.RemoteAddr().(*net.TCPAddr).Port, false)
+				go func() { // until the victim closes it
+					_, _ = io.Copy(io.Discard, c)
+					c.Close()
+				}()
 			}
-			delete(s.own, from)
-			if from == until {
+		}
+	}()
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			n, from, err := udp.ReadFrom(buf)
+			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-		}
-	}
-	within(10 * time.Millisecond)
-	accept("")
-	if last, err := net.Dial("tcp", s.tcp.Addr().String()); err == nil {
-		defer last.Close()
-		from := "tcp " + last.LocalAddr().String()
-		s.own[from] = true
-		within(time.Second)
-		accept(from)
-	}
-	if last, err := net.Dial("udp", s.udp.LocalAddr().String()); err == nil {
-		defer last.Close()
-		mark := "udp " + last.LocalAddr().String()
-		s.own[mark] = true
-		_, err = last.Write(nil)
-		// A full queue takes no mark; the rest is there already.
-		_ = s.udp.SetReadDeadline(time.Now().Add(time.Second))
-		for err == nil {
-			_, addr, rerr := s.udp.ReadFrom(make([]byte, 100))
-			if rerr != nil {
-				break
-			}
-			from := "udp " + addr.String()
-			if !s.own[from] {
-				n++
-			}
-			delete(s.own, from)
-			if from == mark {
-				break
+			if err == nil {
+				s.come(from.(*net.UDPAddr).Port, string(buf[:n]) == mark)
 			}
 		}
+	}()
+	return s
+}
+
+func (s *sinks) come(port int, marked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ours := s.ours[port]; ours {
+		s.ours[port] = true
+	} else if !marked { // one that was late is not counted either
+		s.n++
 	}
-	return n
+}
+
+// arrived counts what came since the last look, before a connection and a
+// datagram of our own: over loopback whatever was sent is in the queue already,
+// however slow the machine.
+func (s *sinks) arrived(t *testing.T) int {
+	t.Helper()
+	var port int
+	bind := func(fd uintptr) error { // before it connects: nobody else has this port then
+		local, err := unix.Getsockname(int(fd))
+		if err == nil {
+			err = unix.Bind(int(fd), local)
+		}
+		if err == nil {
+			local, err = unix.Getsockname(int(fd))
+		}
+		switch local := local.(type) {
+		case *unix.SockaddrInet4:
+			port = local.Port
+		case *unix.SockaddrInet6:
+			port = local.Port
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ours[port] = false
+		return err
+	}
+	came := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.ours[port]
+	}
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		return errors.Join(c.Control(func(fd uintptr) { err = bind(fd) }), err)
+	}}
+	own, err := d.Dial("tcp", s.tcp.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	if !within(hangAfter, came) {
+		t.Fatal("a connection of the test did not come")
+	}
+	note, err := d.Dial("udp", s.udp.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer note.Close()
+	for range 100 { // a full queue loses one
+		if _, err = io.WriteString(note, mark); err == nil && within(time.Second, came) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			n := s.n
+			s.n = 0
+			clear(s.ours)
+			return n
+		}
+	}
+	t.Fatalf("a mark of the test did not come: %v", err)
+	return 0
 }
 
 // TestConnectWays reaches a denied address in every way there is.
@@ -644,11 +697,11 @@ func TestConnectWays(t *testing.T) {
 				test.addr = addr
 			}
 			native := run{}.native(t, victim("net"), test.way, test.addr, denied.port, other)
-			if n := denied.arrived(); n == 0 && !strings.Contains(native.out, "ENOSYS") {
+			if n := denied.arrived(t); n == 0 && !strings.Contains(native.out, "ENOSYS") {
 				t.Errorf("alone, nothing arrived: %s%s", native.out, native.err)
 			}
 			r := run{policy: denyNetwork(addr)}.protected(t, victim("net"), test.way, test.addr, denied.port, other)
-			if n := denied.arrived(); n != 0 {
+			if n := denied.arrived(t); n != 0 {
 				t.Errorf("%d arrived at the denied address: %s", n, r.out)
 			}
 			if test.want == "" {
@@ -665,9 +718,9 @@ func TestConnectWays(t *testing.T) {
 			if test.addr == addr {
 				allowed := denied.beside(t, "127.0.0.3")
 				native := run{}.native(t, victim("net"), test.way, "127.0.0.3", denied.port, other)
-				arrived := allowed.arrived()
+				arrived := allowed.arrived(t)
 				r := run{policy: denyNetwork(addr)}.protected(t, victim("net"), test.way, "127.0.0.3", denied.port, other)
-				if n := allowed.arrived(); n != arrived && !strings.Contains(test.want, "ENOSYS") || r.out != native.out && !strings.Contains(test.want, "ENOSYS") {
+				if n := allowed.arrived(t); n != arrived && !strings.Contains(test.want, "ENOSYS") || r.out != native.out && !strings.Contains(test.want, "ENOSYS") {
 					t.Errorf("allowed: %d arrived, %q %s; alone: %d, %q", n, r.out, r.err, arrived, native.out)
 				}
 			}
@@ -704,11 +757,11 @@ func TestConnectUnspecified(t *testing.T) {
 		t.Run(test.way+" "+test.addr, func(t *testing.T) {
 			denied := newSinks(t, test.listen)
 			native := run{}.native(t, victim("net"), test.way, test.addr, denied.port)
-			if denied.arrived() == 0 {
+			if denied.arrived(t) == 0 {
 				t.Errorf("alone, nothing arrived: %s%s", native.out, native.err)
 			}
 			r := run{policy: denyNetwork(test.listen)}.protected(t, victim("net"), test.way, test.addr, denied.port)
-			if n := denied.arrived(); n != 0 || !strings.HasSuffix(r.out, ": EACCES\n") {
+			if n := denied.arrived(t); n != 0 || !strings.HasSuffix(r.out, ": EACCES\n") {
 				t.Errorf("%d arrived; %q %s", n, r.out, r.err)
 			}
 		})
@@ -723,11 +776,11 @@ func TestOwnTable(t *testing.T) {
 	t.Parallel()
 	denied := newSinks(t, "127.0.0.2")
 	argv := []string{victim("net"), "own-table", "127.0.0.2", denied.port}
-	if native := (run{}).native(t, argv...); denied.arrived() == 0 {
+	if native := (run{}).native(t, argv...); denied.arrived(t) == 0 {
 		t.Fatalf("alone, nothing arrived: %s%s", native.out, native.err)
 	}
 	r := run{policy: denyNetwork("127.0.0.2")}.protected(t, argv...)
-	if n := denied.arrived(); n != 0 || r.out != "sendmsg: EACCES\n" || len(r.of("explicitlyDeniedIP"))+len(r.of("unreadableCall")) != 1 {
+	if n := denied.arrived(t); n != 0 || r.out != "sendmsg: EACCES\n" || len(r.of("explicitlyDeniedIP"))+len(r.of("unreadableCall")) != 1 {
 		t.Errorf("%d arrived; %q %s, audits %+v", n, r.out, r.err, r.records)
 	}
 }
@@ -814,38 +867,19 @@ func TestUncheckedSwap(t *testing.T) {
 func connectRace(t *testing.T, how string) (out string, audits, arrived int) {
 	const allow, deny = "127.0.0.3", "127.0.0.2"
 	denied := newSinks(t, deny)
-	allowed := denied.beside(t, allow)
-	stop := make(chan struct{})
-	defer close(stop)
-	got := make(chan int)
-	go func() { // take everything: a full queue would hide what comes
-		n := 0
-		for {
-			n += denied.arrived() + 0*allowed.arrived()
-			select {
-			case <-stop:
-				return
-			case got <- n:
-				n = 0
-			default:
-			}
-		}
-	}()
-	// What comes late comes within two looks.
-	count := func() int { return <-got + <-got }
+	denied.beside(t, allow)
 	argv := []string{victim("netrace"), how, "0.2", allow, deny, denied.port}
 	alone := 0
 	for i := 0; i < 50 && alone == 0; i++ {
 		run{}.native(t, argv...)
-		alone = count()
+		alone = denied.arrived(t)
 	}
 	if alone == 0 {
 		t.Error("alone, nothing arrived at the denied address")
 	}
-	count()
 	argv[2] = fmt.Sprint(raceTime.Seconds())
 	r := run{policy: denyNetwork(deny)}.protected(t, argv...)
-	return r.out, len(r.records), count()
+	return r.out, len(r.records), denied.arrived(t)
 }
 
 // TestBlockingConnect ends a connect that would wait for minutes.
@@ -1092,7 +1126,7 @@ func TestChangedUser(t *testing.T) {
 				{victim("drop"), "connect", "127.0.0.2", denied.port},
 			} {
 				res := r.protected(t, argv...)
-				if !strings.HasSuffix(res.out, ": EACCES\n") || res.status != 1 || denied.arrived() != 0 {
+				if !strings.HasSuffix(res.out, ": EACCES\n") || res.status != 1 || denied.arrived(t) != 0 {
 					t.Errorf("%v: %q %s %+v", argv[1:], res.out, res.err, res.records)
 				}
 			}

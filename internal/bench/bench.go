@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -149,6 +150,8 @@ func (b *bench) variant(name string) (variant, error) {
 	switch name {
 	case "notify", "ptrace":
 		v.wrap = b.defend(name)
+	case "default": // the policy that comes with the defender
+		v.wrap = slices.DeleteFunc(b.defend("notify"), func(arg string) bool { return arg == "--policy" || arg == b.path("policy.yaml") })
 	case "judged": // nobody may trace: an exec is judged and not verified
 		v.wrap = append([]string{b.path("floor"), "untraced"}, b.defend("notify")...)
 	case "strace":

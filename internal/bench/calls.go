@@ -34,21 +34,21 @@ func callRows() []row {
 			[]bound{{"notify", addedAtMost, 8}},
 		},
 		{
-			"associate", "connect of a UDP socket: one notification, judged and performed", 5e3, append([]string{"floor"}, ways...),
+			"associate", "connect of a UDP socket: one notification, judged and performed", 5e3, append([]string{"floor", "default"}, ways...),
 			[]bound{{"notify", addedAtMost, 8}},
 		},
 		{"unix", "connect of a Unix socket", 5e3, ways, nil},
 		{"lookup", "execve of a file that is not there", 5e3, ways, nil},
 		{
-			"vfork", "vfork, execve of a static program, wait", 300, append([]string{"floor", "runsc", "judged"}, ways...),
+			"vfork", "vfork, execve of a static program, wait", 300, append([]string{"floor", "runsc", "judged", "default"}, ways...),
 			[]bound{{"notify", ratioAtMost, 1.5}, {"judged", ratioAtMost, 1.25}},
 		},
 		{
-			"fork", "fork, execve of a static program, wait", 300, append([]string{"floor", "judged"}, ways...),
+			"fork", "fork, execve of a static program, wait", 300, append([]string{"floor", "judged", "default"}, ways...),
 			[]bound{{"notify", ratioAtMost, 1.5}, {"judged", ratioAtMost, 1.25}},
 		},
 		{
-			"connect", "socket, connect over loopback, close", 2e3, append([]string{"floor", "runsc"}, ways...),
+			"connect", "socket, connect over loopback, close", 2e3, append([]string{"floor", "runsc", "default"}, ways...),
 			[]bound{{"notify", ratioAtMost, 1.6}},
 		},
 		{"sendto", "an addressed datagram over loopback", 1e3, ways, nil},

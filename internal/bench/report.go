@@ -104,7 +104,7 @@ func (rep *report) groups() []group {
 }
 
 // columns is the order in which variants stand beside each other.
-var columns = []string{"bare", "filter", "floor", "defender", "judged", "notify", "ptrace", "strace", "runsc", "tini", "dumb-init", "dnsmasq", "unbound", "naive"}
+var columns = []string{"bare", "filter", "floor", "defender", "judged", "notify", "default", "ptrace", "strace", "runsc", "tini", "dumb-init", "dnsmasq", "unbound", "naive"}
 
 // File is the name of the group's drawing.
 func (g group) File() string {
@@ -195,7 +195,7 @@ func (k check) Figure() string { return figure(k.Value) }
 // colours tell the variants apart, also for those who see few colours
 // (Okabe and Ito).
 var colours = map[string]string{
-	"bare": "#999999", "filter": "#bbbbbb", "floor": "#f0e442", "defender": "#0072b2", "notify": "#0072b2", "judged": "#003f5c", "ptrace": "#56b4e9", "strace": "#d55e00",
+	"bare": "#999999", "filter": "#bbbbbb", "floor": "#f0e442", "defender": "#0072b2", "notify": "#0072b2", "judged": "#003f5c", "default": "#009e73", "ptrace": "#56b4e9", "strace": "#d55e00",
 	"runsc": "#cc79a7", "tini": "#009e73", "dumb-init": "#e69f00", "dnsmasq": "#009e73", "unbound": "#e69f00",
 }
 
