@@ -135,6 +135,8 @@ func TestOtherFiles(t *testing.T) {
 		{"PGP, public", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n" + base64, "regular", ""},
 		{"SSH2", "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nComment: x\n", "secret", policy.FoundPrivateKey},
 		{"age", "# created: 2026\nAGE-SECRET-KEY-1" + strings.Repeat("Q", 58) + "\n", "secret", policy.FoundPrivateKey},
+		{"GnuPG", "Created: 20261101T000000\nKey: (private-key (rsa", "secret", policy.FoundPrivateKey},
+		{"GnuPG, protected", "(21:protected-private-key(3:rsa", "secret", policy.FoundPrivateKey},
 		{"PuTTY", "PuTTY-User-Key-File-3: ssh-ed25519\n", "secret", policy.FoundPrivateKey},
 		{"certificate", "-----BEGIN CERTIFICATE-----\n" + base64, "regular", ""},
 		{"public key", "-----BEGIN PUBLIC KEY-----\n" + base64, "regular", ""},
