@@ -73,6 +73,7 @@ type Defender struct {
 	scans   scans
 	records records
 	written *written // nil without --file-monitoring
+	scripts scripts
 	learn   *learner // nil unless cfg.Learn
 
 	started time.Time

@@ -124,6 +124,9 @@ func (d *Defender) settle(c *supervisor.Call, ev *policy.Event, v policy.Verdict
 		if v.Tell() && (!v.Allow || !out.Failed || ev.Kind == policy.Outbound) {
 			d.record(ev, v, out, at)
 		}
+		if v.Allow && ev.Kind == policy.Launch && !out.Failed && out.Swapped == nil {
+			d.scripts.started(c, ev, out.Level)
+		}
 		if s := out.Swapped; s != nil {
 			d.recordSwap(ev, v, s, out, at)
 		}
@@ -138,7 +141,7 @@ func (d *Defender) unverifiable(c *supervisor.Call) func(error) bool {
 		ev := policy.Event{Kind: policy.Unknown, Section: policy.Processes, Call: c.Name, Why: why.Error()}
 		v := d.decide(&ev)
 		if v.Tell() {
-			ev.Subject = proc.Describe(c.PID())
+			ev.Subject = d.who(c)
 			level := supervisor.Checked
 			if !v.Allow {
 				level = supervisor.Refused
@@ -186,7 +189,7 @@ func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
 	needs := d.engine.Load().NeedsFor(ev) | d.learnt()
 	switch {
 	case needs&(policy.NeedAncestry|policy.NeedUser|policy.NeedCommand) != 0:
-		ev.Subject = proc.Describe(c.PID())
+		ev.Subject = d.who(c)
 	case needs.Has(policy.NeedSubject):
 		ev.Subject = proc.Brief(c.PID())
 	}
@@ -251,7 +254,7 @@ func (d *Defender) program(p *supervisor.Program) policy.Program {
 // complete reads what a record tells beyond the verdict's needs, while the
 // target still stands in the call.
 func (d *Defender) complete(ev *policy.Event, c *supervisor.Call) {
-	ev.Subject = proc.Describe(c.PID())
+	ev.Subject = d.who(c)
 	if ev.Kind == policy.Launch {
 		ev.Program.Command, _ = c.Argv()
 	}

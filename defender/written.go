@@ -16,7 +16,6 @@ import (
 
 	"appdefender/audit"
 	"appdefender/defender/content"
-	"appdefender/defender/proc"
 	"appdefender/defender/supervisor"
 	"appdefender/policy"
 )
@@ -119,7 +118,7 @@ func (w *written) expect(c *supervisor.Call, ev *policy.Event) {
 			continue
 		}
 		if ev.Subject.Command == nil { // it is not known as a whole
-			ev.Subject = proc.Describe(c.PID())
+			ev.Subject = w.d.who(c)
 		}
 		by := writer{path, ev.Subject}
 		w.mu.Lock()

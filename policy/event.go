@@ -172,14 +172,18 @@ type Process struct {
 	Command   []string   `json:"command,omitzero"` // argv
 	User      string     `json:"user,omitzero"`    // name or number
 	Ancestors []Ancestor `json:"ancestors,omitzero"`
+	// Script is the package manager that it is, where Path is the interpreter of
+	// that. Of other scripts it is "".
+	Script string `json:"script,omitzero"`
 	// Interactive is a standard input that is a terminal.
 	Interactive bool `json:"interactive,omitzero"`
 }
 
 // Ancestor is one parent of a process, nearest first in a list.
 type Ancestor struct {
-	PID  int    `json:"pid"`
-	Path string `json:"path"`
+	PID    int    `json:"pid"`
+	Path   string `json:"path"`
+	Script string `json:"script,omitzero"` // see Process.Script
 }
 
 // Program is what a Launch would start, with every name it goes by and what

@@ -200,7 +200,7 @@ func certificateChanged(ev *Event) string {
 // certificates, where their packages put them.
 var installers = map[string]bool{
 	"/usr/bin/dpkg": true, "/usr/bin/apt": true, "/usr/bin/apt-get": true, "/sbin/apk": true, "/usr/sbin/apk": true, "/usr/bin/apk": true,
-	"/usr/bin/rpm": true, "/usr/bin/dnf": true, "/usr/bin/dnf5": true, "/usr/bin/microdnf": true, "/usr/bin/tdnf": true,
+	"/usr/bin/rpm": true, "/usr/bin/dnf": true, "/usr/bin/dnf-3": true, "/usr/bin/dnf5": true, "/usr/bin/microdnf": true, "/usr/bin/tdnf": true,
 	"/usr/bin/yum": true, "/usr/bin/zypper": true, "/usr/bin/pacman": true,
 }
 
@@ -227,16 +227,19 @@ func unlessMaintained(changed func(*Event) string) func(*Event) string {
 // maintained reports whether a package manager does it, by itself or through
 // its scripts.
 func maintained(ev *Event) bool {
-	if installers[ev.Subject.Path] {
+	if installers[ev.Subject.Path] || installers[ev.Subject.Script] {
 		return true
 	}
-	for i := range ev.Subject.Ancestors {
-		if installers[ev.Subject.Ancestors[i].Path] {
+	for _, a := range ev.Subject.Ancestors {
+		if installers[a.Path] || installers[a.Script] {
 			return true
 		}
 	}
 	return false
 }
+
+// Installs reports whether a path is that of a package manager.
+func Installs(path string) bool { return installers[path] }
 
 // digests is a list of files by their content.
 type digests map[string]string // names by hexadecimals, without the kind: their length tells

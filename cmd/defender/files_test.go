@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -175,6 +176,44 @@ func TestFilesOfAnother(t *testing.T) {
 			denied.policy = denyFiles(dir)
 			if r := denied.protected(t, victim("drop"), "exec", victim("files"), way, dir); r.out != native.out {
 				t.Errorf("denied: %q %s, alone: %q", r.out, r.err, native.out)
+			}
+		})
+	}
+}
+
+// TestScriptedPackageManager changes programs by a package manager that is a
+// script: what it starts may, and nobody who only calls himself so.
+func TestScriptedPackageManager(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	if gvisor {
+		t.Skip("an exec cannot be verified there, and then nothing is left out")
+	}
+	const itsOwn = `mount -t tmpfs none /mnt && mkdir /mnt/upper /mnt/work &&
+		mount -t overlay none -o lowerdir=/usr/bin,upperdir=/mnt/upper,workdir=/mnt/work /usr/bin && cp yum /usr/bin/yum && chmod 755 /usr/bin/yum yum`
+	if out, err := exec.Command("unshare", "-m", "sh", "-c", strings.NewReplacer("cp yum /usr/bin/yum", "true", "chmod 755 /usr/bin/yum yum", "true").Replace(itsOwn)).CombinedOutput(); err != nil {
+		t.Skipf("needs an overlay: %v %s", err, out)
+	}
+	const policy = "version: 1\nrules:\n  - name: r\n    files: {effect: alert, detect: {binaries: alert}}\n"
+	for name, c := range map[string]struct {
+		script string
+		told   bool
+	}{
+		"itself":            {"/usr/bin/yum cp /bin/true /usr/bin/made", false},
+		"its script's":      {"/usr/bin/yum sh -c 'cp /bin/true /usr/bin/made; :'", false},
+		"another":           {"cp /bin/true /usr/bin/made", true},
+		"another, after it": {"/usr/bin/yum true; cp /bin/true /usr/bin/made", true},
+		"in its place":      {"/usr/bin/yum exec cp /bin/true /usr/bin/made", true},
+		"another's name":    {"bash -c 'exec -a /usr/bin/yum bash ./yum cp /bin/true /usr/bin/made'", true},
+		"a namesake":        {"./yum cp /bin/true /usr/bin/made", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := workDir(t, 0)
+			give(t, dir, map[string][]byte{"yum": []byte("#!/bin/sh\n\"$@\"\n")})
+			r := run{dir: dir, flags: monitoring, policy: policy, wrap: inMounts(itsOwn)}.protected(t, "sh", "-c", c.script+"; /usr/bin/made && echo done")
+			if r.out != "done\n" || len(r.audits()) > 0 != c.told {
+				t.Errorf("%q %s, audits %+v", r.out, r.err, r.records)
 			}
 		})
 	}
