@@ -278,11 +278,13 @@ func (w *written) enqueue(fd int, name string, by writer) {
 	if errors.Is(err, unix.ENOENT) {
 		return
 	}
-	var st unix.Stat_t
-	if err == nil {
-		err = unix.Fstat(file, &st)
-	}
 	if err != nil {
+		w.lost++
+		return
+	}
+	var st unix.Stat_t
+	if unix.Fstat(file, &st) != nil {
+		unix.Close(file)
 		w.lost++
 		return
 	}
