@@ -32,6 +32,7 @@ func (d *Defender) handle(c *supervisor.Call) {
 		// Who renames one file over another removes that.
 		removed := ev
 		removed.File = d.file(r)
+		d.inform(&removed, c) // the rules about that file may ask for more
 		if rv := d.decide(&removed); rv.Tell() {
 			ev, v = removed, rv
 		}

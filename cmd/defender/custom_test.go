@@ -251,6 +251,33 @@ func TestCustomRules(t *testing.T) {
 	}
 }
 
+// TestCustomRulesAskLater has rules hold whose questions are not those of the
+// call that is judged first: a rename also removes what it replaces, and what is
+// written is judged when it is closed.
+func TestCustomRulesAskLater(t *testing.T) {
+	t.Parallel()
+	prog, err := os.ReadFile(victim("prog-a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := func(command string) string { return "script -qec '" + command + "' /dev/null >/dev/null && echo done" }
+	for _, c := range []customCase{
+		{kind: changes, name: "replaced", holds: `file.op = unlink and file.name = "old" and proc.name = "mv"`,
+			fails: `file.op = unlink and file.name = "old" and not proc.name = "mv"`,
+			deed:  &deed{script: "mv -f new old && echo done", flags: monitoring, given: map[string][]byte{"new": []byte("1"), "old": []byte("2")}}},
+		{kind: changes, name: "replaced interactively", holds: `file.op = unlink and file.name = "old" and proc.interactive`,
+			fails: `file.op = unlink and file.name = "old" and not proc.interactive`,
+			deed:  &deed{script: script("mv -f new old"), needs: []string{"script"}, flags: monitoring, given: map[string][]byte{"new": []byte("1"), "old": []byte("2")}}},
+		{kind: changes, name: "written interactively", holds: `file.type = elf and proc.interactive`, fails: `file.type = elf and not proc.interactive`, late: true,
+			deed: &deed{script: script("cat given >x"), needs: []string{"script"}, flags: monitoring, given: map[string][]byte{"given": prog}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.test(t, c.deed, "prevent")
+		})
+	}
+}
+
 // testCustomEffect has a deed done that a list of the rule prevents, under a
 // custom rule that holds.
 func testCustomEffect(t *testing.T, kind, effect string, d *deed, deny func(*policy.Rule)) {
