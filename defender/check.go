@@ -124,6 +124,9 @@ func (r *Report) surroundings() []supervisor.Lost {
 	if err := sys.LandlockNet(); err != nil {
 		add("a thread that exchanges a socket while a call on another goes on may connect unjudged",
 			fmt.Sprintf("Landlock has no rules for TCP (Linux 6.7): %v", err), "")
+	} else if !sys.Can(unix.CAP_SYS_PTRACE) {
+		add("a thread that exchanges a socket while a call on another goes on may connect unjudged, unless the policy refuses calls that cannot be read",
+			"what closes this would also refuse the connects of a process that has changed its user", capability+"SYS_PTRACE")
 	}
 	return lost
 }

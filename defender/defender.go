@@ -20,6 +20,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,7 @@ import (
 	"appdefender/defender/supervisor"
 	"appdefender/dnsproxy"
 	"appdefender/internal/early"
+	"appdefender/internal/sys"
 	"appdefender/policy"
 )
 
@@ -75,6 +77,9 @@ type Defender struct {
 	written *written // nil without --file-monitoring
 	scripts scripts
 	learn   *learner // nil unless cfg.Learn
+
+	tcpClosed  bool      // see closesTCP
+	toldClosed sync.Once // of a connect that was let pass and fails for that
 
 	started time.Time
 }
@@ -361,6 +366,20 @@ func (d *Defender) refuses() bool {
 	return e == nil || e.Refuses(policy.Processes) || e.Refuses(policy.DNS) || e.Refuses(policy.Network) || d.cfg.FileMonitoring && e.Refuses(policy.Files)
 }
 
+// closesTCP reports whether the kernel is to refuse each TCP connect that we do
+// not perform, for as long as the target runs.
+//
+// A guardian that lets every call pass needs the target's own connects. So does
+// a policy that lets pass what cannot be read, such as the connects of a server
+// that has changed its user, where we have no CAP_SYS_PTRACE.
+func (d *Defender) closesTCP() bool {
+	if !d.levels.GetFD || d.cfg.FailOpen {
+		return false
+	}
+	unread := policy.Event{Kind: policy.Unknown, Section: policy.Network}
+	return sys.Can(unix.CAP_SYS_PTRACE) || !d.cfg.DryRun && !d.engine.Load().Decide(&unread).Allow
+}
+
 // startTarget turns the stage into the target, supervised.
 func (d *Defender) startTarget(path string) error {
 	d.inherited()
@@ -372,11 +391,11 @@ func (d *Defender) startTarget(path string) error {
 		}
 	}
 	_, guarded := early.Guarded()
+	d.tcpClosed = d.closesTCP()
 	err := early.Give(early.Orders{
 		Path: path, ArgvIndex: len(os.Args) - len(d.cfg.Argv), KeepPtrace: d.cfg.KeepPtrace,
 		DieWithSupervisor: guarded && !d.cfg.FailOpen, FailOpen: d.cfg.FailOpen,
-		// A guardian that lets every call pass needs the target's own connects.
-		NoTCPConnect: d.levels.GetFD && !d.cfg.FailOpen,
+		NoTCPConnect: d.tcpClosed,
 	})
 	if err != nil {
 		return fmt.Errorf("starting the target: %w", err)

@@ -40,6 +40,11 @@ func (d *Defender) handle(c *supervisor.Call) {
 	if v.Tell() {
 		d.complete(&ev, c)
 	}
+	if d.tcpClosed && v.Allow && ev.Kind == policy.Unknown && c.Name == "connect" {
+		d.toldClosed.Do(func() {
+			d.notice("a TCP connect that cannot be read is let pass, and fails with EACCES all the same: the policy that the target started under refused such calls, and until the next start so does the kernel")
+		})
+	}
 	d.remember(c, &ev, v.Allow)
 	if !v.Allow && c.Op == supervisor.Exec && c.TID == d.target.PID() {
 		refused := v // of its own: v is not to be allocated for each call

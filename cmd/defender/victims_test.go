@@ -1146,6 +1146,33 @@ func TestChangedUser(t *testing.T) {
 	}
 }
 
+// TestChangedUserConnects has a server that became another user connect under
+// policies that refuse nothing, where nobody may look into it.
+func TestChangedUserConnects(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	there := newSinks(t, "127.0.0.2")
+	for _, test := range []struct {
+		name, policy string
+		flags        []string
+		wrap         []string
+	}{
+		{name: "by default", wrap: withoutPtrace},
+		{name: "by ptrace", wrap: withoutPtrace, flags: []string{"--supervisor", "ptrace"}},
+		{name: "with CAP_SYS_PTRACE"},
+		{name: "alert", wrap: withoutPtrace, policy: strings.Replace(denyNetwork("127.0.0.3"), "prevent", "alert", 1)},
+		{name: "onUnknown", wrap: withoutPtrace, policy: denyNetwork("127.0.0.3") + "    onUnknown: alert\n"},
+		{name: "dry run", wrap: withoutPtrace, policy: denyNetwork("127.0.0.3"), flags: []string{"--dry-run"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := run{wrap: test.wrap, policy: test.policy, flags: test.flags}.protected(t, victim("drop"), "connect", "127.0.0.2", there.port)
+			if r.out != "connect: ok\n" || there.arrived(t) != 1 {
+				t.Errorf("%q %s %+v", r.out, r.err, r.records)
+			}
+		})
+	}
+}
+
 // TestNestedNamespace lets a target with a pid namespace of its own send
 // signals there: its small numbers are not those of the defender.
 func TestNestedNamespace(t *testing.T) {
