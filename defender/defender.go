@@ -322,18 +322,21 @@ var observeOnly = supervisor.Levels{Backend: supervisor.Observe, Lost: []supervi
 // selfTest tries the named backend, or all for "" and "auto", until one works.
 // The error says why those before it do not.
 func selfTest(name string, files bool) (supervisor.Levels, error) {
-	var errs []error
+	var failed error // of all, in one line
 	for n, by := range backends {
 		if name != "" && name != "auto" && name != string(by) {
 			continue
 		}
 		levels, err := try(n, files)
 		if err == nil {
-			return levels, errors.Join(errs...)
+			return levels, failed
 		}
-		errs = append(errs, err)
+		if failed != nil {
+			err = fmt.Errorf("%w; %w", failed, err)
+		}
+		failed = err
 	}
-	return observeOnly, errors.Join(errs...)
+	return observeOnly, failed
 }
 
 // try has probe n test backend n, and leaves its filter for the stage.

@@ -89,3 +89,16 @@ func TestEntered(t *testing.T) {
 		t.Errorf("%+v", rec)
 	}
 }
+
+// TestDefenderInDefender starts a second Defender below one, where neither way
+// to supervise is left: it says so in one line, and its target runs.
+func TestDefenderInDefender(t *testing.T) {
+	t.Parallel()
+	r := run{flags: []string{"--supervisor", "notify"}}.protected(t, victim("defender"), "run", "--", "echo", "done")
+	if !strings.Contains(r.err, "ptrace: ") {
+		t.Skipf("supervision works there: %s", r.err)
+	}
+	if r.out != "done\n" || r.status != 0 || !strings.Contains(r.err, "; ptrace: ") || strings.Contains(r.err, `\n`) {
+		t.Errorf("status %d: %q %s", r.status, r.out, r.err)
+	}
+}

@@ -150,7 +150,7 @@ func (a *app) audits() *cli.Command {
 	return &cli.Command{
 		Name:      "audits",
 		Usage:     "list and follow the audits of a Console or of files",
-		UsageText: "defenderctl audits --console URL --user NAME [flags]\n   defenderctl audits [flags] FILE...",
+		UsageText: "defenderctl audits --console URL --user NAME [flags]\ndefenderctl audits [flags] FILE...",
 		Description: "FILE is an audit log, also one packed by gzip, the folder with a Defender's spool, or - for standard input. The\n" +
 			"newest audits are listed, the oldest of them first. With --follow those that arrive are listed too, until Ctrl-C;\n" +
 			"a file may be rotated or truncated meanwhile.",

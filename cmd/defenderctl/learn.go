@@ -21,7 +21,7 @@ func (a *app) policyLearn() *cli.Command {
 	return &cli.Command{
 		Name:      "learn",
 		Usage:     "make the least policy that would have refused nothing of recorded events",
-		UsageText: "defenderctl policy learn [--from POLICY] [-o FILE] EVENTS...\n   defenderctl policy learn --console URL [--app-id ID] [--since 24h] [-o FILE]",
+		UsageText: "defenderctl policy learn [--from POLICY] [-o FILE] EVENTS...\ndefenderctl policy learn --console URL [--app-id ID] [--since 24h] [-o FILE]",
 		Description: "EVENTS are recordings (of \"defender run --learn\"), audit logs, folders with the spool of a Defender, or what a\n" +
 			"Console keeps. Several are put together, with a rule for each container. What audits do not tell of stays open: only a\n" +
 			"recording says what did not happen. What audits say was refused is not allowed either, but with --refused. With --from the lists of a policy get what they lack, and nothing is taken\n" +
