@@ -26,7 +26,7 @@ func (d *Defender) handle(c *supervisor.Call) {
 		return
 	}
 	ev := d.describe(c)
-	d.inform(&ev, c)
+	asked := d.inform(&ev, c)
 	v := d.decide(&ev)
 	if r := c.File.Replaced; r != nil && !v.Tell() {
 		// Who renames one file over another removes that.
@@ -64,7 +64,7 @@ func (d *Defender) handle(c *supervisor.Call) {
 		r = supervisor.Reply{Errno: unix.ECONNREFUSED}
 	}
 	if c.Op == supervisor.Exec {
-		r.Recheck, r.Unverifiable = d.recheck(&ev), d.unverifiable(c)
+		r.Recheck, r.Unverifiable = d.recheck(&ev, asked), d.unverifiable(c)
 	}
 	d.settle(c, &ev, v, r)
 }
@@ -97,7 +97,7 @@ func (d *Defender) watchPrograms() (watch supervisor.Watch) {
 		{policy.NeedFileless, supervisor.WatchFileless},
 		{policy.NeedWritable, supervisor.WatchWritable},
 		{policy.NeedSetUID, supervisor.WatchSetUID},
-		{policy.NeedModified, supervisor.WatchBirth},
+		{policy.NeedModified, supervisor.WatchTimes},
 	} {
 		if asked.Has(c.need) {
 			watch |= c.watch
@@ -190,9 +190,12 @@ func (d *Defender) describe(c *supervisor.Call) policy.Event {
 }
 
 // inform finds out what the rule asks about beyond the call itself. What cannot
-// be had is said to be unsure.
-func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
+// be had is said to be unsure. It returns what it was asked for.
+func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) policy.Needs {
 	needs := d.engine.Load().NeedsFor(ev) | d.learnt()
+	if ev.Kind == policy.Launch && c.Program.Emulated() {
+		needs = d.asked() // the emulator is judged as well, and not known yet
+	}
 	switch {
 	case needs&(policy.NeedAncestry|policy.NeedUser|policy.NeedCommand) != 0:
 		ev.Subject = d.who(c)
@@ -209,7 +212,7 @@ func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
 		ev.Scan = d.scans.attempt(ev.Addr, ev.Resolved, time.Now())
 	}
 	if ev.Kind != policy.Launch {
-		return
+		return needs
 	}
 	if needs.Has(policy.NeedArgv) {
 		if ev.Program.Command, err = c.Argv(); err != nil {
@@ -230,6 +233,7 @@ func (d *Defender) inform(ev *policy.Event, c *supervisor.Call) {
 		}
 	}
 	ev.Program.Main = c.TID == d.target.PID() || needs.Has(policy.NeedMain) && c.PID() == d.target.PID()
+	return needs
 }
 
 // startGrace is how long after our start files may change that count as the
@@ -280,14 +284,18 @@ func (d *Defender) decide(ev *policy.Event) policy.Verdict {
 }
 
 // recheck judges the file that was loaded in place of one that is no program
-// by itself.
-func (d *Defender) recheck(ev *policy.Event) func(*supervisor.Program) bool {
+// by itself: its emulator, or another interpreter than was judged.
+func (d *Defender) recheck(ev *policy.Event, asked policy.Needs) func(*supervisor.Program) bool {
 	if ev.Kind != policy.Launch {
 		return nil
 	}
 	return func(p *supervisor.Program) bool {
-		loaded := policy.Event{Kind: policy.Launch, Subject: ev.Subject, Program: d.program(p)}
-		loaded.Program.Main = ev.Program.Main
+		loaded := *ev
+		loaded.Program = d.program(p)
+		loaded.Program.Main, loaded.Program.Command, loaded.Program.RemoteIO = ev.Program.Main, ev.Program.Command, ev.Program.RemoteIO
+		if d.engine.Load().NeedsFor(&loaded)&^asked != 0 {
+			return false // what nobody asked about the judged one
+		}
 		return d.decide(&loaded).Allow
 	}
 }

@@ -394,8 +394,17 @@ mount -t binfmt_misc none m && printf '%s' ":victim:M:18:$1::$2:" >m/register &&
 	if r := (run{policy: denyProgram}).protected(t, argv("prog-a")...); r.out != "prog-a ran\n" || len(r.audits()) > 0 {
 		t.Errorf("allowed: %q %s, audits %+v", r.out, r.err, r.records)
 	}
-	if r := (run{policy: denyProgram}).protected(t, argv("prog-d")...); r.out != "" || len(r.of("swappedProcess")) != 1 {
-		t.Errorf("denied: %q %s, audits %+v", r.out, r.err, r.records)
+	const denyFromShell = `version: 1
+rules:
+  - name: r
+    custom: [{rule: c, effect: prevent}]
+customRules:
+  - {name: c, type: processes, script: 'proc.name = "prog-d" and proc.pname in ("sh", "dash", "bash") and proc.args = "./p"', message: no}
+`
+	for name, policy := range map[string]string{"denied": denyProgram, "denied by what is asked of the emulator": denyFromShell} {
+		if r := (run{policy: policy}).protected(t, argv("prog-d")...); r.out != "" || len(r.of("swappedProcess")) != 1 {
+			t.Errorf("%s: %q %s, audits %+v", name, r.out, r.err, r.records)
+		}
 	}
 }
 

@@ -35,7 +35,7 @@ const (
 	WatchFileless Watch = 1 << iota // of files that have a name
 	WatchWritable
 	WatchSetUID // for capabilities alone
-	WatchBirth
+	WatchTimes
 )
 
 // facts adds what is known about f; loaded says that the kernel loads it.
@@ -46,16 +46,16 @@ func (c *Call) facts(p *Program, f *file, loaded bool) {
 	if loaded && p.gains && !c.s.cfg.NoNewPrivs {
 		p.SetUID = true
 	}
-	if changed := time.Unix(f.stat.Ctim.Unix()); changed.After(p.Changed) {
-		p.Changed = changed
-	}
 	if c.s.cfg.WatchPrograms == nil {
 		return
 	}
 	watch := c.s.cfg.WatchPrograms()
 	p.Fileless = p.Fileless || watch&WatchFileless != 0 && !c.named(f)
 	p.Writable = p.Writable || watch&WatchWritable != 0 && writable(f)
-	if watch&WatchBirth != 0 {
+	if watch&WatchTimes != 0 {
+		if changed := time.Unix(f.stat.Ctim.Unix()); changed.After(p.Changed) {
+			p.Changed = changed
+		}
 		if b := born(f.fd, ""); b.After(p.Born) {
 			p.Born = b
 		}

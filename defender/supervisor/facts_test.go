@@ -16,7 +16,7 @@ import (
 // describeFile describes an exec of path by this process.
 func describeFile(t *testing.T, path string) *Program {
 	t.Helper()
-	all := func() Watch { return WatchFileless | WatchWritable | WatchSetUID | WatchBirth }
+	all := func() Watch { return WatchFileless | WatchWritable | WatchSetUID | WatchTimes }
 	c := &Call{TID: os.Getpid(), word: 8, socket: -1, s: &Supervisor{cfg: Config{WatchPrograms: all}}}
 	f, err := lookup(c.TID, c.PID, unix.AT_FDCWD, path)
 	if err != nil {

@@ -48,6 +48,10 @@ type Program struct {
 	command []string // what the new process's argv must be, where a name hangs on it
 }
 
+// Emulated reports whether an emulator that is registered for such files may be
+// loaded in place of it (binfmt_misc). Which one, nobody can say before.
+func (p *Program) Emulated() bool { return !p.elf && len(p.Interpreters) == 0 }
+
 const maxScripts = 5 // nested interpreters the kernel follows (exec_binprm)
 
 // program describes the file f that thread tid wants to execute.
