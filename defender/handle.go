@@ -293,6 +293,11 @@ func (d *Defender) recheck(ev *policy.Event, asked policy.Needs) func(*superviso
 		loaded := *ev
 		loaded.Program = d.program(p)
 		loaded.Program.Main, loaded.Program.Command, loaded.Program.RemoteIO = ev.Program.Main, ev.Program.Command, ev.Program.RemoteIO
+		for _, x := range p.Examined {
+			if x, ok := x.(examined); ok {
+				x.take(&loaded)
+			}
+		}
 		if d.engine.Load().NeedsFor(&loaded)&^asked != 0 {
 			return false // what nobody asked about the judged one
 		}

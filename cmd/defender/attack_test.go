@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -405,6 +406,20 @@ customRules:
 		if r := (run{policy: policy}).protected(t, argv("prog-d")...); r.out != "" || len(r.of("swappedProcess")) != 1 {
 			t.Errorf("%s: %q %s, audits %+v", name, r.out, r.err, r.records)
 		}
+	}
+	// A multi-call binary, whose function is the name that it is registered by.
+	needTool(t, "busybox")
+	link := filepath.Join(t.TempDir(), "echo")
+	if err := os.Symlink("/bin/busybox", link); err != nil {
+		t.Fatal(err)
+	}
+	applet := argv("prog-a")
+	applet[len(applet)-2] = link
+	if native := (run{}).native(t, applet...); native.out != "./p\n" {
+		t.Fatalf("an applet, alone: %q %s", native.out, native.err)
+	}
+	if r := (run{policy: strings.ReplaceAll(denyProgram, "prog-d", "echo")}).protected(t, applet...); r.out != "" || len(r.of("swappedProcess")) != 1 {
+		t.Errorf("denied applet: %q %s, audits %+v", r.out, r.err, r.records)
 	}
 }
 

@@ -177,7 +177,7 @@ func (c *Call) verify(pid int, r Reply) *Program {
 	if loaded.id == c.Program.loads.id {
 		same = !kept && c.sameContent(pid) && sameArgv()
 	} else {
-		same = !c.Program.elf && r.Recheck != nil && r.Recheck(found)
+		same = !c.Program.elf && r.Recheck != nil && c.registered(pid, found) && r.Recheck(found)
 	}
 	if same {
 		return nil
@@ -188,16 +188,7 @@ func (c *Call) verify(pid int, r Reply) *Program {
 // sameContent looks again at a file that was changed between the judgement and
 // the load: nobody can write to it now.
 func (c *Call) sameContent(pid int) bool {
-	root, err := rootOf(pid)
-	if err != nil {
-		return false
-	}
-	defer root.close()
-	fd, err := openProc(pid, "exe")
-	if err != nil {
-		return false
-	}
-	f, err := newFile(fd, root)
+	f, err := loadedFile(pid)
 	if err != nil {
 		return false
 	}
@@ -209,6 +200,39 @@ func (c *Call) sameContent(pid int) bool {
 		return false
 	}
 	return c.Program.exam == nil || reflect.DeepEqual(c.s.cfg.Examine(&Executable{c: c, f: f}), c.Program.exam)
+}
+
+// loadedFile opens the program that a process has loaded.
+func loadedFile(pid int) (*file, error) {
+	root, err := rootOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	defer root.close()
+	fd, err := openProc(pid, "exe")
+	if err != nil {
+		return nil, err
+	}
+	return newFile(fd, root)
+}
+
+// registered adds to p what rules ask about the interpreter that a process has
+// loaded because it is registered for such files (binfmt_misc). It reports
+// whether that could be read and is a program by itself: what a loader or a
+// multi-call binary does is up to a command that nobody has judged.
+func (c *Call) registered(pid int, p *Program) bool {
+	f, err := loadedFile(pid)
+	if err != nil {
+		return false
+	}
+	defer f.close()
+	if p.nature, _, err = c.s.natures.of(c, f); err != nil || p.nature.loader || p.nature.multiCall {
+		return false
+	}
+	c.look(p, f)
+	p.gains = f.stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
+	c.facts(p, f, true)
+	return true
 }
 
 // sameCommand compares the arguments that a process was started with with those
