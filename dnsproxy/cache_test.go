@@ -395,6 +395,14 @@ func TestLocalhost(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
 	}
+	for hosts, want := range map[string]int{
+		"127.0.0.1 localhost\n": 0, "127.0.0.1 localhost\n::1 localhost ip6-localhost\n": 1, "127.0.0.1 here\n": 1, "::1 LocalHost.\n": 1, "": 1,
+	} {
+		p := newProxy(t, Config{Hosts: ParseHosts([]byte(hosts))})
+		if r := exchange(t, p, ask("localhost.", dns.TypeAAAA), true); r.Rcode != dns.RcodeSuccess || len(r.Answer) != want || len(r.Ns) != 1-want {
+			t.Errorf("with %q in the hosts file: %s", hosts, r)
+		}
+	}
 }
 
 func TestCookies(t *testing.T) {

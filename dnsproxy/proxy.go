@@ -56,7 +56,8 @@ type Config struct {
 	// Bootstrap are the name servers that know the addresses of upstreams
 	// that have but a name. They are asked for nothing else.
 	Bootstrap []netip.AddrPort
-	// Hosts are names of addresses for Resolved, for ever; see ParseHosts.
+	// Hosts are names of addresses for Resolved, for ever; see ParseHosts. If localhost
+	// is 127.0.0.1 alone there, it is for AAAA as well.
 	Hosts map[netip.Addr][]string
 	// Search is the resolvers' search list. A resolver that is told that a
 	// name is not there goes on with the name below each of these: they are
@@ -92,14 +93,15 @@ type Config struct {
 type Proxy struct {
 	conf Config
 
-	cache   *cache
-	flights flights
-	servers []*server
-	routes  routes
-	pins    pins
-	tunnels tunnels
-	refused refusals
-	secret  []byte // of cookies
+	cache      *cache
+	flights    flights
+	servers    []*server
+	routes     routes
+	pins       pins
+	localhost4 bool // see onlyIPv4
+	tunnels    tunnels
+	refused    refusals
+	secret     []byte // of cookies
 
 	slots     chan struct{} // one for each query in flight
 	overflows atomic.Uint64 // see Config.Busy
@@ -143,14 +145,15 @@ func New(conf Config) (*Proxy, error) {
 		conf.CacheBytes = cacheBytes
 	}
 	p := &Proxy{
-		conf:    conf,
-		cache:   newCache(conf.CacheBytes),
-		flights: flights{byKey: make(map[string]*flight)},
-		pins:    pins{hosts: conf.Hosts, byAddr: make(map[netip.Addr]*list.Element)},
-		tunnels: tunnels{byDomain: make(map[string]*traffic)},
-		secret:  make([]byte, sha256.Size),
-		slots:   make(chan struct{}, maxInFlight),
-		idle:    idleTimeout, tryFor: tryTimeout, giveUp: giveUpTimeout, hedge: hedgeTimeout, staleAfter: staleTimeout,
+		conf:       conf,
+		cache:      newCache(conf.CacheBytes),
+		flights:    flights{byKey: make(map[string]*flight)},
+		localhost4: onlyIPv4(conf.Hosts),
+		pins:       pins{hosts: conf.Hosts, byAddr: make(map[netip.Addr]*list.Element)},
+		tunnels:    tunnels{byDomain: make(map[string]*traffic)},
+		secret:     make([]byte, sha256.Size),
+		slots:      make(chan struct{}, maxInFlight),
+		idle:       idleTimeout, tryFor: tryTimeout, giveUp: giveUpTimeout, hedge: hedgeTimeout, staleAfter: staleTimeout,
 		clock: time.Now,
 	}
 	_, _ = rand.Read(p.secret)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/miekg/dns"
@@ -161,6 +162,10 @@ func (p *Proxy) local(q *query) []byte {
 			b = record(b, dns.TypeA, q.qclass, localTTL, "\x7f\x00\x00\x01")
 			count(b, 6, 1)
 		case dns.TypeAAAA:
+			if p.localhost4 {
+				b = q.soa(b)
+				break
+			}
 			b = record(b, dns.TypeAAAA, q.qclass, localTTL, string(loopback6[:]))
 			count(b, 6, 1)
 		default:
@@ -169,6 +174,14 @@ func (p *Proxy) local(q *query) []byte {
 		return q.end(b, dns.RcodeSuccess, nil, p.secret)
 	}
 	return nil
+}
+
+// onlyIPv4 reports whether a hosts file has localhost be 127.0.0.1 and not ::1,
+// as in containers without IPv6: whoever asks for AAAA by itself is to hear
+// nothing else.
+func onlyIPv4(hosts map[netip.Addr][]string) bool {
+	has := func(addr netip.Addr) bool { return slices.Contains(hosts[addr], "localhost") }
+	return has(netip.AddrFrom4([4]byte{127, 0, 0, 1})) && !has(netip.IPv6Loopback())
 }
 
 var loopback6 = netip.IPv6Loopback().As16()
