@@ -123,6 +123,7 @@ func TestDockerfileFaults(t *testing.T) {
 		{"a number that would shift", "FROM scratch AS a\nCMD x\nFROM scratch\nCOPY --from=0 / /\n", "4:1: --from=0 is a stage by its number", func(o *Options) { o.Target = "a" }},
 		{"half of ours", "FROM scratch\n# <<< appdefender\n", "2:1: ends what embedding has written", nil},
 		{"the other half", "FROM scratch\n" + blockBegin + "\n", "2:1: what embedding has written does not end", nil},
+		{"one by hand", "FROM scratch\nENTRYPOINT [\"/defender\", \"run\", \"--\"]\nCMD [\"nginx\"]\n", "the image starts a defender already", nil},
 		{"ours by hand", "FROM scratch\nENTRYPOINT [\"/var/lib/appdefender/defender\", \"run\"]\n", "is in the defender's own folder", nil},
 		{"a container's name", "FROM scratch\nCMD x\n", `an option names the container "web"`, func(o *Options) { o.Images = map[string]string{"web": "x"} }},
 		{"an open end", "FROM scratch\nCMD x \\", "", nil},

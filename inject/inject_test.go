@@ -230,6 +230,7 @@ func TestFaults(t *testing.T) {
 		{"our container, without it", definition(entry+`, "dependsOn": [{"containerName": "appdefender", "condition": "START"}]`, ""), []string{at + ".dependsOn[0]: refers to"}},
 		{"the capability dropped", definition(entry+`, "linuxParameters": {"capabilities": {"drop": ["ALL", "sys_ptrace"]}}`, ""), []string{at + ".linuxParameters.capabilities.drop[1]: drops SYS_PTRACE"}},
 		{"flags put in by hand", definition(`, "entryPoint": ["/var/lib/appdefender/defender", "run", "--dry-run", "--", "x"]`, ""), []string{at + `.entryPoint: has "--dry-run", which was put in by hand`}},
+		{"one by hand", definition(`, "entryPoint": ["/usr/local/bin/defender"], "command": ["run", "--", "nginx"]`, ""), []string{at + `: "web" starts a defender already`}},
 		{"half the prefix", definition(`, "entryPoint": ["/var/lib/appdefender/defender", "run", "x"]`, ""), []string{at + `.entryPoint: "/var/lib/appdefender/defender" is in the defender's own volume`}},
 		{"only the sidecar", `{"containerDefinitions": [{"name": "appdefender", "image": "d", "entryPoint": ["/defender", "install", "/x"]}]}`, []string{"containerDefinitions: has only the defender's own container"}},
 	}
