@@ -345,8 +345,8 @@ func (f *file) something(s *stage, st start) start {
 	if len(st.entry) > 0 && strings.HasPrefix(st.entry[0], Dir+"/") {
 		f.bad(s.from1, fmt.Sprintf("its ENTRYPOINT begins with %q, which is in the defender's own folder; take it out", st.entry[0]))
 	}
-	if startsDefender(slices.Concat(st.entry, st.cmd)) {
-		f.bad(s.from1, "the image "+defenderTwice)
+	if StartsDefender(slices.Concat(st.entry, st.cmd)) {
+		f.bad(s.from1, "the image "+DefenderTwice)
 	}
 	return st
 }

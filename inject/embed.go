@@ -390,19 +390,20 @@ func (d *document) argv(g *group, c *container, o *Options) (entryPoint, argv []
 	if len(argv) == 0 {
 		d.fault(c.node, fmt.Sprintf("%q would start nothing: neither its entry point nor its command has a word", c.name))
 	}
-	if startsDefender(argv) {
-		d.fault(c.node, fmt.Sprintf("%q %s", c.name, defenderTwice))
+	if StartsDefender(argv) {
+		d.fault(c.node, fmt.Sprintf("%q %s", c.name, DefenderTwice))
 	}
 	return entryPoint, argv
 }
 
-// startsDefender reports whether somebody has put a defender there by hand. One
+// StartsDefender reports whether somebody has put a defender there by hand. One
 // in our folder is told of by that.
-func startsDefender(argv []string) bool {
+func StartsDefender(argv []string) bool {
 	return len(argv) > 1 && path.Base(argv[0]) == "defender" && argv[1] == "run" && !strings.HasPrefix(argv[0], Dir+"/")
 }
 
-const defenderTwice = `starts a defender already ("defender run"), and only one can supervise: take that out`
+// DefenderTwice is what is said of that.
+const DefenderTwice = `starts a defender already ("defender run"), and only one can supervise: take that out`
 
 func nonNil(s []string) []string {
 	if s == nil {

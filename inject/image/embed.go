@@ -375,6 +375,9 @@ func protect(ctx context.Context, img v1.Image, j Job, s *programs, k *kept, res
 	if len(entry) > 0 && strings.HasPrefix(entry[0], inject.Dir+"/") {
 		return nil, fmt.Errorf("already starts %q, but not as embedding an image leaves it; take the defender out of its Dockerfile", entry[0])
 	}
+	if inject.StartsDefender(slices.Concat(entry, cmd)) {
+		return nil, errors.New(inject.DefenderTwice)
+	}
 	env, state, notes, err := j.ForImage()
 	if err != nil {
 		return nil, err

@@ -310,6 +310,7 @@ func TestEmbedFaults(t *testing.T) {
 		}, Job{Programs: [][]byte{program}, Options: o}, "the defender's program is for"},
 		{"no program", nil, Job{Programs: [][]byte{[]byte("#!/bin/sh")}, Options: o}, "the defender's program is none"},
 		{"none at all", nil, Job{Options: o}, "the defender's program is missing"},
+		{"a defender by hand", func(c *v1.ConfigFile) { c.Config.Entrypoint = []string{"/defender", "run", "--"} }, Job{Programs: [][]byte{program}, Options: o}, "starts a defender already"},
 		{"nothing to start", func(c *v1.ConfigFile) { c.Config.Entrypoint, c.Config.Cmd = nil, nil }, Job{Programs: [][]byte{program}, Options: o}, "starts nothing"},
 		{"embedded otherwise", func(c *v1.ConfigFile) { c.Config.Entrypoint = []string{inject.Program, "run", "--", "x"} }, Job{Programs: [][]byte{program}, Options: o}, "take the defender out of its Dockerfile"},
 		{"no policy", nil, Job{Programs: [][]byte{program}}, "neither a Console nor a policy"},
