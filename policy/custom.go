@@ -674,10 +674,14 @@ func (set *customSet) search(judges []int, s scene, best int) int {
 	return best
 }
 
+// maxMight is how many scripts cost less to be evaluated than what they ask for
+// costs to be found out.
+const maxMight = 100
+
 // needsFor returns what the judges ask about s that may hold for it. Of very
 // many that ask, all are taken to.
 func (set *customSet) needsFor(s scene) (n Needs) {
-	if len(set.asking) > few {
+	if len(set.asking) > maxMight {
 		return set.needs
 	}
 	for _, i := range set.asking {
