@@ -123,8 +123,15 @@ func (d *Defender) settle(c *supervisor.Call, ev *policy.Event, v policy.Verdict
 		c.Reply(r)
 		return
 	}
+	r.Then = d.then(c, ev, v)
+	c.Reply(r)
+}
+
+// then records what came of a call. It is a function of its own for what it keeps
+// is allocated.
+func (d *Defender) then(c *supervisor.Call, ev *policy.Event, v policy.Verdict) func(supervisor.Outcome) {
 	at := time.Now() // receivers reply at their own pace, and records are told in order
-	r.Then = func(out supervisor.Outcome) {
+	return func(out supervisor.Outcome) {
 		// A launch that the kernel then refused was none. A connect to nobody is
 		// an attempt all the same.
 		if v.Tell() && (!v.Allow || !out.Failed || ev.Kind == policy.Outbound) {
@@ -137,7 +144,6 @@ func (d *Defender) settle(c *supervisor.Call, ev *policy.Event, v policy.Verdict
 			d.recordSwap(ev, v, s, out, at)
 		}
 	}
-	c.Reply(r)
 }
 
 // unverifiable judges a launch that the supervisor cannot verify as a call

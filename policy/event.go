@@ -118,6 +118,17 @@ func (s *Section) UnmarshalText(text []byte) error {
 type Event struct {
 	Kind    Kind    `json:"kind"`
 	Section Section `json:"section,omitzero"` // of an Unknown event; otherwise it follows from Kind
+
+	// Of an Outbound event: Resolved says that an allowed lookup returned the
+	// address. Scan says that the sender tries many ports or addresses in a short
+	// time (see NeedScans).
+	Resolved bool `json:"resolved,omitzero"`
+	Scan     Scan `json:"scan,omitzero"`
+
+	// Unsure are facts that were needed and could not be had. A detection
+	// that rests on one of them holds, and so does the deny list of digests.
+	Unsure Needs `json:"unsure,omitzero"`
+
 	Subject Process `json:"subject,omitzero"` // who asks
 	Program Program `json:"program,omitzero"` // of a Launch
 
@@ -134,23 +145,15 @@ type Event struct {
 	Addr  netip.AddrPort `json:"addr,omitzero"`
 	Proto string         `json:"proto,omitzero"` // "tcp", "udp", …; of a RawSocket "raw", "packet" or one of Families
 
-	// Of an Outbound event: Resolved says that an allowed lookup returned the
-	// address, Name for which name last, Aliases for which others (see
-	// NeedNames): many names may share an address. Scan says that the sender
-	// tries many ports or addresses in a short time (see NeedScans).
-	Name     string   `json:"name,omitzero"`
-	Aliases  []string `json:"aliases,omitzero"`
-	Resolved bool     `json:"resolved,omitzero"`
-	Scan     Scan     `json:"scan,omitzero"`
+	// Of an Outbound event that is Resolved: for which name that was last, and for
+	// which others (see NeedNames): many names may share an address.
+	Name    string   `json:"name,omitzero"`
+	Aliases []string `json:"aliases,omitzero"`
 
 	File File `json:"file,omitzero"` // of a FileWrite and a UnixConnect
 
 	Call string `json:"call,omitzero"` // of an Unknown event: the system call's name or number
 	Why  string `json:"why,omitzero"`  // of an Unknown event: what could not be read, for people
-
-	// Unsure are facts that were needed and could not be had. A detection
-	// that rests on one of them holds, and so does the deny list of digests.
-	Unsure Needs `json:"unsure,omitzero"`
 }
 
 // Answer is where the answer to a lookup leads. The zero Answer is that of a
