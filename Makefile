@@ -65,7 +65,7 @@ test: build ## formatting, vet, lint, arrows and all tests of one machine
 test-platforms: build ## containers, other kernels and a browser (as root)
 	@RUNLEVEL=1 scripts/packages $(PLATFORM_PACKAGES) $(ARM64_PACKAGES) qemu-system-arm
 	cd internal/schemas && CGO_ENABLED=0 go test -count=1 ./...
-	go test -tags platforms -timeout 40m ./internal/platforms/... ./internal/endtoend ./inject ./console/web
+	go test -count=1 -tags platforms -timeout 40m ./internal/platforms/... ./internal/endtoend ./inject ./console/web
 
 # Servers are installed, not started: the benchmark starts its own. RUNLEVEL says so to Debian.
 .PHONY: bench
